@@ -1,0 +1,40 @@
+# `make quickstart` makes the headline figures, `make test` runs every check; both set up .venv first.
+PYTHON ?= python3
+CORES ?= $(shell nproc 2>/dev/null || echo 2)
+BIN := .venv/bin
+
+.PHONY: quickstart test docs format schema setup clean
+
+quickstart: setup
+	$(BIN)/snakemake -j$(CORES) headline tables --config scope=headline seeds_limit=2
+
+test: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/mypy
+	$(BIN)/snakemake --lint
+	$(BIN)/pytest -n 2
+
+docs: setup
+	$(BIN)/python docs/generate.py
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/snakefmt Snakefile workflow
+
+schema: setup
+	$(BIN)/python -c 'import json; from circuit_phases.configuration import Configuration as C; \
+	print(json.dumps(C.model_json_schema(), indent=2))' > workflow/schemas/config.schema.json
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv .snakemake

@@ -1,0 +1,88 @@
+"""Write docs/tables.md and docs/parameters.md from the code (`make docs`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic.fields import FieldInfo
+
+from circuit_phases import tables
+from circuit_phases.configuration import Configuration, Experiment, FigureEntry
+from circuit_phases.phases import PhaseSettings
+from circuit_phases.settings import GROUPS, VARIANTS, RunSettings
+
+FOLDER = Path(__file__).parent
+
+
+def tables_page() -> str:
+    """Every table: where it lies, and each column."""
+    parts = [
+        "# Tables\n\n",
+        "Every table is tidy Parquet; each field's meaning also stands in the file's own schema metadata.\n"
+        "Tasks, classes, labels, layers, heads and token positions count from 1.\n"
+        "Tokens stand in the order x1 l1 ... xN lN xq.\n\n",
+        "`results/tables/` holds each of these over all runs;\n"
+        "`results/runs/RUN/seed-SEED/` the rows of one run (there `runs` is called `run.parquet`).\n",
+    ]
+    for name, schema in tables.RUN_TABLES.items():
+        parts.append(_table(f"{name}.parquet", schema))
+    parts.append("\n## Worlds\n\nOne folder a world, `results/datasets/WORLD/`.\n")
+    worlds = {
+        "class_means.parquet": tables.VECTORS["class"],
+        "label_vectors.parquet": tables.VECTORS["label"],
+        "label_tables.parquet": tables.LABEL_TABLES,
+        "evaluation_sequences.parquet": tables.EVALUATION_SEQUENCES,
+    }
+    parts += [_table(name, schema, level=3) for name, schema in worlds.items()]
+    return "".join(parts)
+
+
+def parameters_page() -> str:
+    """Every key of config.yaml with its default and meaning."""
+    parts = ["# Parameters\n\nWhat can stand in `config.yaml`; `docs/configuration.md` shows how it fits together.\n"]
+    parts.append(_keys("Top level", Configuration.model_fields))
+    parts.append(_keys("One experiment", Experiment.model_fields))
+    parts.append(_keys("One figure", FigureEntry.model_fields))
+    parts.append("\n# Parameters of a run\n\nThey stand under `defaults`, or under `set` and `vary` of an experiment.\n")
+    titles = {"world": "World (paper, Sec. 3)", "model": "Model", "training": "Training"}
+    parts += [_keys(titles[group], cls.model_fields) for group, cls in GROUPS.items()]
+    parts.append(_keys("Seed of the world", {"world_seed": RunSettings.model_fields["world_seed"]}))
+    parts.append(_keys("Phases", PhaseSettings.model_fields))
+    parts.append("\n## Variants\n\n")
+    for variant, bundle in VARIANTS.items():
+        changes = ", ".join(f"`{key}: {_value(value)}`" for key, value in bundle.items()) or "the defaults above"
+        parts.append(f"- `{variant}`: {changes}\n")
+    return "".join(parts)
+
+
+def _table(name: str, schema: pa.Schema, level: int = 2) -> str:
+    lines = [f"\n{'#' * level} {name}\n\n{schema.metadata[b'description'].decode()}.\n\n| column | type | meaning |\n|---|---|---|\n"]
+    lines += [f"| {field.name} | {field.type} | {field.metadata[b'description'].decode()} |\n" for field in schema]
+    return "".join(lines)
+
+
+def _keys(title: str, fields: dict[str, FieldInfo]) -> str:
+    lines = [f"\n## {title}\n\n| key | default | meaning |\n|---|---|---|\n"]
+    for name, field in fields.items():
+        default = "required" if field.is_required() else f"`{_value(field.default)}`"
+        if isinstance(field.default, PhaseSettings):
+            default = "see Phases"
+        lines.append(f"| `{name}` | {default} | {field.description} |\n")
+    return "".join(lines)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+PAGES = {"tables.md": tables_page, "parameters.md": parameters_page}
+
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        (FOLDER / name).write_text(page())

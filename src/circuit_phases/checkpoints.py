@@ -1,0 +1,86 @@
+"""Saved weights: when, where, and how they are told from damaged ones."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from circuit_phases.files import DamagedFile, UserError, replacing
+from circuit_phases.model import InContextTransformer
+from circuit_phases.settings import RunSettings
+from circuit_phases.world import World
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors as safetensors with a digest of their bytes in the metadata."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata | {"digest": _digest(tensors, metadata)})
+        except SafetensorError as error:
+            raise UserError(f"Cannot write {path}: {error}. Free the disk or fix the permission.") from error
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read tensors and metadata, checked against their digest.
+
+    Raises:
+        UserError: if the file is missing.
+        DamagedFile: if it is truncated, empty or altered.
+    """
+    if not path.exists():
+        raise UserError(f"{path} is missing. Run `snakemake` to make it.")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = dict(handle.metadata() or {})
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DamagedFile(path, f"truncated or not safetensors: {error}") from error
+    if metadata.pop("digest", None) != _digest(tensors, metadata):
+        raise DamagedFile(path, "altered: its digest does not match")
+    return tensors, metadata
+
+
+def checkpoint_file(step: int) -> str:
+    """The file name of the weights at a step."""
+    return f"step-{step:07d}.safetensors"
+
+
+def saved_checkpoints(folder: Path) -> dict[int, Path]:
+    """The saved weights in a folder by step, in order.
+
+    Raises:
+        UserError: if there are none.
+    """
+    found = {int(path.stem.removeprefix("step-")): path for path in sorted(folder.glob("step-*.safetensors"))}
+    if not found:
+        raise UserError(f"{folder} holds no checkpoints. Delete it; `snakemake` will make it again.")
+    return found
+
+
+def load_model(path: Path, settings: RunSettings, world: World, seed: int) -> InContextTransformer:
+    """A model with the weights of one checkpoint.
+
+    Raises:
+        DamagedFile: if the file is damaged or holds other weights than this model's.
+    """
+    tensors, _ = load_tensors(path)
+    model = InContextTransformer(world, settings.model, seed)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise DamagedFile(path, "its weights are not this model's") from error
+    return model
+
+
+def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].numpy().tobytes())
+    digest.update(repr(sorted(metadata.items())).encode())
+    return digest.hexdigest()

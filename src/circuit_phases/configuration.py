@@ -1,0 +1,240 @@
+"""config.yaml: experiments, the runs that they ask for, and the figures that use them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from circuit_phases.figures import FIGURES, UNTRAINED_TABLES
+from circuit_phases.figures.data import Series
+from circuit_phases.files import UserError
+from circuit_phases.phases import PhaseSettings
+from circuit_phases.settings import GROUPS, Natural, Positive, RuleBroken, RunSettings, Settings, nearest
+
+
+class Experiment(Settings):
+    """One entry of `experiments`: fixed parameters, varied ones, and seeds."""
+
+    variant: str | None = Field(None, description="paper or released_code; null: the one under defaults")
+    set: dict[str, Any] = Field({}, description="parameters of all its runs")
+    vary: dict[str, list[Any]] = Field({}, description="parameters to vary; every combination is run")
+    seeds: tuple[Natural, ...] = Field((0,), description="training seeds: a number n (0 to n - 1) or a list")
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _seeds(cls, seeds: Any) -> Any:
+        if isinstance(seeds, int) and not isinstance(seeds, bool):
+            if seeds < 1:
+                raise RuleBroken(f"seeds = {seeds} is not allowed (a number >= 1, or a list of seeds).")
+            return tuple(range(seeds))
+        if isinstance(seeds, list):
+            if not seeds or len(set(map(str, seeds))) < len(seeds):
+                raise RuleBroken(f"seeds = {seeds} is not allowed (a list without repeats, not empty).")
+            return tuple(seeds)
+        return seeds
+
+    @field_validator("vary")
+    @classmethod
+    def _vary(cls, vary: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for name, values in vary.items():
+            if not values:
+                raise RuleBroken(f"vary.{name} = [] is not allowed (at least one value).")
+        return vary
+
+    def combinations(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """The varied parameters of each run, and all of its own parameters."""
+        for values in itertools.product(*self.vary.values()):
+            varied = dict(zip(self.vary, values, strict=True))
+            yield varied, ({"variant": self.variant} if self.variant else {}) | self.set | varied
+
+
+class FigureEntry(Settings):
+    """One entry of `figures`."""
+
+    experiment: str = Field(description="the experiment that it is drawn from")
+    draw: str | None = Field(None, description="the drawing; if it is left out, the figure's own name")
+
+
+class Configuration(Settings):
+    """The whole of config.yaml."""
+
+    results: str = Field("results", min_length=1, description="folder of all outputs")
+    scope: Literal["all", "headline"] = Field("all", description="all figures, or only those under headline")
+    seeds_limit: Positive | None = Field(None, description="at most this many seeds of each experiment")
+    defaults: dict[str, Any] = Field({}, description="variant and parameters of every run")
+    experiments: dict[str, Experiment] = Field(description="the experiments, by name")
+    figures: dict[str, FigureEntry] = Field(description="the figures, by name")
+    headline: tuple[str, ...] = Field((), description="the figures of the target headline")
+    phases: PhaseSettings = Field(PhaseSettings(), description="how phases are told apart")
+
+    @field_validator("headline", mode="before")
+    @classmethod
+    def _headline(cls, names: Any) -> Any:
+        return tuple(names) if isinstance(names, list) else names
+
+    @model_validator(mode="after")
+    def _figures_are_known(self) -> Self:
+        for name, figure in self.figures.items():
+            if figure.experiment not in self.experiments:
+                hint = nearest(figure.experiment, self.experiments)
+                raise RuleBroken(f"figures.{name}: experiment = {figure.experiment} is not in experiments{hint}.")
+            if (figure.draw or name) not in FIGURES:
+                raise RuleBroken(
+                    f"figures.{name}: draw = {figure.draw or name} is not a drawing (choose from {', '.join(FIGURES)})."
+                )
+        named = {figure.experiment for figure in self.figures.values()}
+        for name in self.experiments:
+            if name in self.figures and name not in named:
+                raise RuleBroken(f"experiments.{name}: a figure of another experiment has this name. Rename one.")
+        for name in self.headline:
+            if name not in self.figures:
+                raise RuleBroken(f"headline: {name} is not in figures{nearest(name, self.figures)}.")
+        return self
+
+    @model_validator(mode="after")
+    def _experiments_are_valid(self) -> Self:
+        try:
+            RunSettings.from_parameters(**self.defaults)
+        except (ValidationError, RuleBroken) as error:
+            raise RuleBroken(f"defaults: {one_line(error)}") from error
+        for name in self.experiments:
+            self.series(name)
+        return self
+
+    def series(self, experiment: str) -> list[tuple[Series, RunSettings]]:
+        """The configurations of an experiment, in order, with the label of each."""
+        entry = self.experiments[experiment]
+        seeds = entry.seeds[: self.seeds_limit]
+        found = []
+        for varied, parameters in entry.combinations():
+            try:
+                settings = RunSettings.from_parameters(**self.defaults | parameters)
+            except (ValidationError, RuleBroken) as error:
+                raise RuleBroken(f"experiments.{experiment}: {one_line(error)}") from error
+            label = ", ".join(f"{key} = {value}" for key, value in varied.items()) or experiment
+            found.append((Series(label, settings.name, seeds), settings))
+        return found
+
+    def figure_series(self, figure: str) -> list[tuple[Series, RunSettings]]:
+        """The configurations that a figure draws."""
+        return self.series(self.figures_in_scope[figure].experiment)
+
+    def drawing(self, figure: str) -> str:
+        """The drawing that a figure uses."""
+        return self.figures_in_scope[figure].draw or figure
+
+    @property
+    def figures_in_scope(self) -> dict[str, FigureEntry]:
+        """The figures to make; an experiment that no figure names gets its curves drawn under its own name."""
+        if self.scope == "headline":
+            return {name: self.figures[name] for name in self.headline}
+        named = {figure.experiment for figure in self.figures.values()}
+        curves = {name: FigureEntry(experiment=name, draw="curves") for name in self.experiments if name not in named}
+        return curves | self.figures
+
+    def run_seeds(self, table: str) -> list[RunSeed]:
+        """Every run and seed, once, whose rows of a table some figure in scope needs.
+
+        `runs` is needed by every figure of trained runs.
+        """
+        needed: dict[tuple[str, int], RunSeed] = {}
+        for name, figure in self.figures_in_scope.items():
+            tables = FIGURES[figure.draw or name]
+            if table in tables or (table not in UNTRAINED_TABLES and not UNTRAINED_TABLES.issuperset(tables)):
+                for series, settings in self.series(figure.experiment):
+                    needed |= {(settings.name, seed): RunSeed(settings, seed) for seed in series.seeds}
+        return list(needed.values())
+
+
+@dataclass(frozen=True)
+class RunSeed:
+    """One training: a configuration and a seed."""
+
+    settings: RunSettings
+    seed: int
+
+    @property
+    def world_seed(self) -> int:
+        """The seed of its world."""
+        return self.settings.resolved_world_seed(self.seed)
+
+    @property
+    def dataset(self) -> str:
+        """The name of its world."""
+        return self.settings.dataset_name(self.seed)
+
+
+def load_configuration(path: Path | str) -> Configuration:
+    """Read and check a config file.
+
+    Raises:
+        UserError: one line with the key, the value and the way out.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())}).") from error
+    return parse_configuration(values, str(path))
+
+
+def parse_configuration(values: Any, source: str = "config.yaml") -> Configuration:
+    """Check the values of a config file.
+
+    Raises:
+        UserError: one line with the key, the value and the way out.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: must hold keys and values, such as `experiments:`.")
+    try:
+        return Configuration.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{source}: {one_line(error)}") from error
+
+
+def one_line(error: ValidationError | RuleBroken) -> str:
+    """The first mistake: key, value and way out."""
+    if isinstance(error, RuleBroken):
+        return str(error)
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    location = [str(part) for part in first["loc"]]
+    if isinstance(cause, RuleBroken):
+        where = ".".join(part for part in location[:-1] if part not in GROUPS)
+        return f"{where}: {cause}" if where else str(cause)
+    *path, key = location or ["config"]
+    where = ".".join(part for part in path if part not in GROUPS)
+    prefix = f"{where}: " if where else ""
+    if first["type"] == "extra_forbidden":
+        return f"{prefix}{key} = {first['input']!r}: there is no such key. Remove it or correct its name."
+    if first["type"] == "missing":
+        return f"{prefix}{key} is missing. Add it."
+    hint = " (write numbers such as 1e5 as 100000)" if _is_number_in_words(first["input"]) else ""
+    return f"{prefix}{key} = {first['input']!r} is not allowed ({_plain(first['msg'])}){hint}."
+
+
+def _plain(message: str) -> str:
+    for long, short in {
+        "Input should be greater than or equal to ": ">= ",
+        "Input should be less than or equal to ": "<= ",
+        "Input should be greater than ": "> ",
+        "Input should be less than ": "< ",
+        "Input should be ": "",
+    }.items():
+        message = message.replace(long, short)
+    return message[0].lower() + message[1:]
+
+
+def _is_number_in_words(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and float(value) is not None
+    except ValueError:
+        return False

@@ -1,0 +1,41 @@
+"""What a figure is drawn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Series:
+    """One configuration of a figure, with its label and seeds in the order of config.yaml."""
+
+    label: str
+    run: str
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FigureData:
+    """The series of a figure, and its tables restricted to their runs and seeds.
+
+    `tables` maps a table's name (`training`, `circuits`, ...) to a data frame with the columns of
+    its schema in `circuit_phases.tables`.
+    """
+
+    series: tuple[Series, ...]
+    tables: dict[str, pd.DataFrame]
+
+    def table(self, name: str, run: str, seed: int | None = None) -> pd.DataFrame:
+        """The rows of one run, or of one run and seed."""
+        table = self.tables[name]
+        if seed is None:
+            return table[table["run"] == run]
+        return table.iloc[self._places[name].get((run, seed), [])]
+
+    @cached_property
+    def _places(self) -> dict[str, dict[Any, Any]]:
+        return {name: dict(table.groupby(["run", "seed"]).indices) for name, table in self.tables.items()}

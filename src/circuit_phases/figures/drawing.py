@@ -1,0 +1,37 @@
+"""Drawing a figure by its name, and writing it to PDF and PNG."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from circuit_phases.figures import FIGURES
+from circuit_phases.figures.data import FigureData
+from circuit_phases.figures.style import styling
+from circuit_phases.files import UserError, replacing
+
+
+def draw(name: str, data: FigureData) -> Figure:
+    """The figure of one name of `FIGURES`.
+
+    Raises:
+        UserError: for a name that is not there.
+    """
+    if name not in FIGURES:
+        raise UserError(f"figure = {name!r} is not known (choose from {', '.join(FIGURES)}).")
+    figure: Figure = import_module(f"circuit_phases.figures.{name}").figure(data)
+    return figure
+
+
+@styling
+def save(figure: Figure, pdf: Path, png: Path) -> None:
+    """Write both files, or neither; equal figures give equal bytes.
+
+    Raises:
+        UserError: if a folder cannot be written to or the disk is full.
+    """
+    with replacing(pdf) as pdf_file, replacing(png) as png_file:
+        figure.savefig(pdf_file, format="pdf", metadata={"CreationDate": None})
+        figure.savefig(png_file, format="png", metadata={"Software": None})

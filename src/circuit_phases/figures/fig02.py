@@ -1,0 +1,47 @@
+"""Figure 2: accuracy and loss over steps, and the attention maps of each phase."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure, FigureBase
+
+from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figures.panels import (
+    accuracy_axis,
+    attention_grid,
+    draw_ceilings,
+    legend_above,
+    per_series,
+    phase_handles,
+    seed_curves,
+    seed_handles,
+    shade_phases,
+    splits,
+    step_axis,
+)
+from circuit_phases.figures.readings import ceilings, checkpoints, nearest, phases
+from circuit_phases.figures.style import PAGE, styled
+
+
+@styled
+def figure(data: FigureData) -> Figure:
+    """Accuracy and loss of every seed; phases, ceilings and maps are those of the first seed listed."""
+    return per_series(data, PAGE, 5.3, _draw)
+
+
+def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
+    seed = series.seeds[0]
+    found = phases(data, series.run, seed)
+    above, below = part.subfigures(2, 1, height_ratios=[2, 3.3], squeeze=False)[:, 0]
+    accuracy, loss = above.subplots(1, 2)
+    for axes, column in ((accuracy, "accuracy"), (loss, "loss")):
+        seed_curves(axes, splits(data, series, column=column))
+        shade_phases(axes, found)
+        step_axis(axes, splits(data, series))
+    accuracy_axis(accuracy)
+    draw_ceilings(accuracy, ceilings(data, series.run, seed))
+    loss.set_ylim(bottom=0)
+    loss.set_ylabel("loss (nats)")
+    legend_above(above, [*seed_handles(series), *phase_handles(found)])
+    saved = checkpoints(data, series.run, seed)
+    numbered = [(phase.name, nearest(saved, phase.middle)) for phase in found if phase.number and saved]
+    attention_grid(below, data, series.run, seed, numbered, at_least=3)

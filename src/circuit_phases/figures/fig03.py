@@ -1,0 +1,71 @@
+"""Figure 3: accuracy, its change dAcc, and the phases by the paper's rule and by plateaus."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.lines import Line2D
+
+from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figures.panels import (
+    accuracy_axis,
+    legend_above,
+    per_series,
+    phase_handles,
+    phase_strip,
+    seed_curves,
+    shade_phases,
+    step_axis,
+)
+from circuit_phases.figures.readings import phases, training_curve
+from circuit_phases.figures.style import COLUMN, INK, RED, styled
+
+THRESHOLD = 0.025
+"""The paper's threshold on dAcc."""
+
+
+@styled
+def figure(data: FigureData) -> Figure:
+    """The first seed listed of each series."""
+    return per_series(data, COLUMN, 3.4, _draw)
+
+
+def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
+    seed = series.seeds[0]
+    curve = training_curve(data, series.run, seed)
+    dt, change = accuracy_change(curve)
+    by_paper, by_plateau = (phases(data, series.run, seed, rule) for rule in ("paper", "plateau"))
+    accuracy, difference, strip = part.subplots(3, 1, sharex=True, height_ratios=[1.2, 1, 0.4])
+    seed_curves(accuracy, [curve])
+    accuracy_axis(accuracy, f"accuracy, seed {seed}")
+    difference.plot(change.index, change, color=INK, linewidth=0.7)
+    difference.axhline(THRESHOLD, color=RED, linewidth=0.7, dashes=(4, 2.5))
+    difference.set_ylabel(f"dAcc, dt = {dt:,}")
+    difference.set_yscale("symlog", linthresh=THRESHOLD, linscale=1.5)
+    difference.set_yticks([-1, -0.1, 0, 0.1, 1], ["-1", "-0.1", "0", "0.1", "1"])
+    difference.set_ylim(-max(4 * THRESHOLD, -1.3 * change.min()), max(4 * THRESHOLD, 1.3 * change.max()))
+    for axes in (accuracy, difference):
+        shade_phases(axes, by_plateau, numbers=axes is accuracy)
+        for before, after in pairwise(by_paper):
+            for step in (before.end, after.start):
+                axes.axvline(step, color=RED, linewidth=0.7, linestyle=":")
+    phase_strip(
+        strip, [("dAcc rule", [[replace(phase, number=None) for phase in by_paper]]), ("plateaus", [by_plateau])]
+    )
+    step_axis(strip, [curve])
+    threshold = Line2D([], [], color=RED, linewidth=0.7, dashes=(4, 2.5), label=f"threshold {THRESHOLD}")
+    edge = Line2D([], [], color=RED, linewidth=0.7, linestyle=":", label="edge of a jump")
+    legend_above(part, [threshold, edge, *phase_handles(by_plateau)], columns=3)
+
+
+def accuracy_change(accuracy: pd.Series[float]) -> tuple[int, pd.Series[float]]:
+    """dt, the interval of evaluation, and dAcc(t) = Acc(t + dt) - Acc(t), indexed by t (paper, Sec. 4)."""
+    if len(accuracy) < 2:
+        return 0, accuracy[:0]
+    dt = int(np.diff(accuracy.index).min())
+    later = accuracy.reindex(accuracy.index + dt).to_numpy()
+    return dt, pd.Series(later - accuracy.to_numpy(), index=accuracy.index).dropna()

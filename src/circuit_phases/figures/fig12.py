@@ -1,0 +1,42 @@
+"""Figure 12: the copy task T = 1, p_B = 1, B = 1: one phase, and the attention of an induction head."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure, FigureBase
+
+from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figures.panels import (
+    accuracy_axis,
+    attention_grid,
+    legend_above,
+    per_series,
+    seed_curves,
+    seed_handles,
+    shade_phases,
+    splits,
+    step_axis,
+)
+from circuit_phases.figures.readings import checkpoints, phases
+from circuit_phases.figures.style import PAGE, styled
+
+
+@styled
+def figure(data: FigureData) -> Figure:
+    """Accuracy of every seed; maps of the first seed listed, at its first and its last checkpoint."""
+    return per_series(data, PAGE, 3.1, _draw)
+
+
+def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
+    seed = series.seeds[0]
+    left, right = part.subfigures(1, 2, width_ratios=[2.7, 4], squeeze=False)[0]
+    axes = left.subplots()
+    curves = splits(data, series)
+    seed_curves(axes, curves)
+    shade_phases(axes, phases(data, series.run, seed))
+    step_axis(axes, curves)
+    accuracy_axis(axes)
+    legend_above(left, seed_handles(series))
+    saved = checkpoints(data, series.run, seed)
+    attention_grid(
+        right, data, series.run, seed, [("at the start", saved[0]), ("at the end", saved[-1])] if saved else []
+    )

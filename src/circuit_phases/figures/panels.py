@@ -1,0 +1,250 @@
+"""The parts that figures are made of: curves of seeds, shaded phases, ceilings, attention maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import NullFormatter
+from matplotlib.transforms import offset_copy
+from matplotlib.typing import LineStyleType
+
+from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figures.readings import (
+    Phase,
+    attention_map,
+    layers_and_heads,
+    median_curve,
+    training_curve,
+)
+from circuit_phases.figures.style import CIRCUIT_COLOURS, CIRCUIT_TINTS, CIRCUITS, GREY, INK, PAGE, SMALL, lighter
+
+ELSEWHERE = "plateau elsewhere"
+"""The name of a plateau at no known ceiling."""
+LABELLED_TOKENS = 11
+"""Up to so many tokens, each has its tick label."""
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of its size in inches that no display and no other figure knows of."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def per_series(
+    data: FigureData, width: float, height: float, draw: Callable[[FigureBase, FigureData, Series], None]
+) -> Figure:
+    """One part of the given size (inches) per series, as many beside each other as the page holds."""
+    count = max(len(data.series), 1)
+    columns = min(count, int(PAGE // width))
+    rows = -(-count // columns)
+    figure = new_figure(width if columns == 1 else PAGE, height * rows)
+    parts = figure.subfigures(rows, columns, squeeze=False).flat
+    for part, series in zip(parts, data.series, strict=False):
+        draw(part, data, series)
+        if count > 1:
+            part.suptitle(series.label)
+    return figure
+
+
+# Axes over steps
+
+
+def step_axis(axes: Axes, accuracy: Iterable[pd.Series[float]], label: bool = True) -> None:
+    """A logarithmic axis of training steps, from a little before accuracy first rises to the last step."""
+    axes.set_xscale("log")
+    curves = [curve for curve in accuracy if len(curve)]
+    start, end = min(map(_eventful, curves), default=1), max((curve.index[-1] for curve in curves), default=10)
+    axes.set_xlim(start, max(end, 2 * start) * 1.04)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(labelbottom=label)
+    if label:
+        axes.set_xlabel("training step")
+
+
+def _eventful(accuracy: pd.Series[float]) -> float:
+    """A third of the first step at which accuracy has left its first value; the first step if it never does."""
+    risen = accuracy.index[(accuracy - accuracy.iloc[0]).abs() > 0.05]
+    return max(accuracy.index[0], risen[0] / 3 if len(risen) else 0)
+
+
+def accuracy_axis(axes: Axes, label: str = "accuracy") -> None:
+    """An axis from 0 to 1 with room for a curve at 1."""
+    axes.set_ylim(0, 1.04)
+    axes.set_yticks([0, 0.5, 1])
+    axes.set_yticks([0.25, 0.75], minor=True)
+    axes.set_ylabel(label)
+
+
+def seed_curves(
+    axes: Axes, curves: Sequence[pd.Series[float]], colour: str = INK, linestyle: LineStyleType = "-"
+) -> None:
+    """The first curve dark, the others light behind it."""
+    for curve in curves[1:]:
+        axes.plot(curve.index, curve, color=lighter(colour), linewidth=0.7, linestyle=linestyle, zorder=2)
+    for curve in curves[:1]:
+        axes.plot(curve.index, curve, color=colour, linestyle=linestyle, zorder=3)
+
+
+def median_of_seeds(
+    axes: Axes, curves: Sequence[pd.Series[float]], colour: str, linestyle: LineStyleType = "-"
+) -> None:
+    """The median over seeds dark, every seed light behind it."""
+    held = [curve for curve in curves if len(curve)]
+    if held:
+        seed_curves(axes, [median_curve(held), *held[: len(held) * (len(held) > 1)]], colour, linestyle)
+
+
+def seed_handles(series: Series, colour: str = INK) -> list[Artist]:
+    """The legend of `seed_curves`: which seed is dark, by which rule."""
+    first, *others = series.seeds
+    dark = Line2D([], [], color=colour, label=f"seed {first}" + (", the first listed" if others else ""))
+    light = Line2D([], [], color=lighter(colour), linewidth=0.7, label="other seeds")
+    return [dark, light] if others else [dark]
+
+
+def splits(data: FigureData, series: Series, split: str = "iid", column: str = "accuracy") -> list[pd.Series[float]]:
+    """The curve of every seed of a series."""
+    return [training_curve(data, series.run, seed, split, column) for seed in series.seeds]
+
+
+def dark_note(series: Series) -> str:
+    """Which seed is dark, in words."""
+    return f"dark: seed {series.seeds[0]}, the first listed; light: other seeds" if len(series.seeds) > 1 else ""
+
+
+def legend_above(figure: FigureBase, handles: Sequence[Artist], columns: int | None = None, title: str = "") -> None:
+    """A legend over the panels, where no data are."""
+    figure.legend(handles=list(handles), loc="outside upper center", ncols=columns or len(handles), title=title)
+
+
+# Phases and ceilings
+
+
+def shade_phases(axes: Axes, found: Sequence[Phase], numbers: bool = True) -> None:
+    """A tinted band per phase, with its number over the axes."""
+    over = offset_copy(axes.get_xaxis_transform(), axes.get_figure(root=True), y=1, units="points")
+    for phase in found:
+        axes.axvspan(max(phase.start, 1), phase.end, color=CIRCUIT_TINTS[phase.number], linewidth=0, zorder=0)
+        if numbers and phase.number:
+            axes.text(
+                phase.middle, 1, str(phase.number), transform=over, ha="center", va="bottom",
+                color=CIRCUIT_COLOURS[phase.number], weight="bold", clip_on=False,
+            )  # fmt: skip
+
+
+def phase_handles(found: Iterable[Phase], colours: Mapping[int | None, str] = CIRCUIT_TINTS) -> list[Artist]:
+    """The legend of `shade_phases`, or with `CIRCUIT_COLOURS` of `phase_strip`."""
+    names: dict[int | None, str] = {phase: f"Phase {phase} ({name})" for phase, name in CIRCUITS.items()}
+    if any(phase.number is None for phase in found):
+        names[None] = ELSEWHERE
+    return [Patch(color=colours[phase], label=name) for phase, name in names.items()]
+
+
+def draw_ceilings(axes: Axes, best: dict[int, float]) -> None:
+    """A dashed line at each circuit's best accuracy, with its name at the left, where curves are still low."""
+    for phase, accuracy in best.items():
+        axes.axhline(accuracy, color=CIRCUIT_COLOURS[phase], linewidth=0.7, dashes=(4, 2.5), zorder=1)
+    for together in _named_together(best):
+        accuracy, colour = best[together[0]], CIRCUIT_COLOURS[together[0]]
+        place = {"va": "top", "xytext": (2, -1.5)} if accuracy > 0.75 else {"va": "bottom", "xytext": (2, 1)}
+        name = ", ".join(f"{CIRCUITS[phase]} {best[phase]:.2f}" for phase in together)
+        axes.annotate(
+            name, (0, accuracy), xycoords=("axes fraction", "data"), textcoords="offset points",
+            fontsize=SMALL, color=colour, **place,
+        )  # fmt: skip
+
+
+def _named_together(best: dict[int, float], closeness: float = 0.13) -> list[list[int]]:
+    """Phases grouped where their ceilings lie too close to be named apart."""
+    ordered = sorted(best, key=lambda phase: best[phase])
+    starts = [0, *(i + 1 for i, (a, b) in enumerate(pairwise(ordered)) if best[b] - best[a] > closeness), len(ordered)]
+    return [ordered[a:b] for a, b in pairwise(starts) if a < b]
+
+
+def phase_strip(axes: Axes, rows: Sequence[tuple[str, Sequence[Sequence[Phase]]]]) -> None:
+    """Bars from start to end of each phase: one row per label, one line in it per seed."""
+    for row, (_, seeds) in enumerate(rows):
+        height = 0.8 / max(len(seeds), 1)
+        for line, found in enumerate(seeds):
+            for phase in found:
+                start = max(phase.start, 1)
+                axes.broken_barh(
+                    [(start, phase.end - start)], (row - 0.4 + line * height, height),
+                    facecolor=CIRCUIT_COLOURS.get(phase.number, GREY), edgecolor="white", linewidth=0.3,
+                )  # fmt: skip
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def step_range(phase: Phase, last: int) -> str:
+    """E.g. `1: 2.5-24k`, and `3: 75k-` for a phase that lasts until the last step."""
+    start, end = _short(phase.start), "" if phase.end >= last else _short(phase.end)
+    if start[-1] == end[-1:] == "k":
+        start = start[:-1]
+    return f"{phase.number}: {start}\N{EN DASH}{end}"
+
+
+def _short(step: int) -> str:
+    if step < 1_000:
+        return str(step)
+    return f"{step / 1_000:.{1 if step < 10_000 else 0}f}".removesuffix(".0") + "k"
+
+
+# Attention maps
+
+
+def token_labels(S: int) -> list[str]:
+    """The tokens x1 l1 ... xN lN xq as mathtext, S = 2N + 1."""
+    pairs = [rf"${name}_{{{number}}}$" for number in range(1, S // 2 + 1) for name in ("x", r"\ell")]
+    return [*pairs, "$x_q$"]
+
+
+def draw_attention(axes: Axes, weights: Float64[np.ndarray, "S S"]) -> QuadMesh:
+    """An attention map, first token at the upper left; a row is an attending token."""
+    S = len(weights)
+    mesh = axes.pcolormesh(
+        np.ma.masked_invalid(weights), cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=0.25
+    )
+    axes.set(aspect="equal", facecolor="#f1f1f1", ylim=(S, 0))
+    shown = range(S) if S <= LABELLED_TOKENS else [*range(0, S - 1, 2 * -(-S // LABELLED_TOKENS)), S - 1]
+    labels = [token_labels(S)[token] for token in shown]
+    axes.set_xticks([token + 0.5 for token in shown], labels)
+    axes.set_yticks([token + 0.5 for token in shown], labels)
+    axes.tick_params(length=0, pad=1.5)
+    axes.spines[:].set_visible(False)
+    return mesh
+
+
+def attention_grid(
+    figure: FigureBase, data: FigureData, run: str, seed: int, columns: Sequence[tuple[str, int]], at_least: int = 1
+) -> None:
+    """Maps of one run: a row per layer and head, a column per (title, checkpoint)."""
+    rows = layers_and_heads(data.table("attention", run, seed))
+    if not rows or not columns:
+        figure.text(0.5, 0.5, "no phase found, or no attention saved", ha="center", va="center", color=GREY)
+        return
+    several_heads = any(head > 1 for _, head in rows)
+    grid = figure.subplots(len(rows), max(len(columns), at_least), squeeze=False)
+    for axes in grid[:, len(columns) :].flat:
+        axes.set_axis_off()
+    for column, (title, checkpoint) in enumerate(columns):
+        grid[0, column].set_title(f"{title}\nstep {checkpoint:,}", loc="center")
+        for axes, (layer, head) in zip(grid[:, column], rows, strict=True):
+            mesh = draw_attention(axes, attention_map(data, run, seed, checkpoint, layer, head))
+            if column == 0:
+                axes.set_ylabel(f"Layer {layer}" + f", head {head}" * several_heads + "\nattending token")
+        grid[-1, column].set_xlabel("token attended to")
+    figure.colorbar(
+        mesh, ax=grid, shrink=0.6, aspect=22, pad=0.02, ticks=[0, 0.5, 1], label=f"mean attention weight, seed {seed}"
+    ).outline.set_visible(False)

@@ -1,0 +1,116 @@
+"""What the figures read from their tables: curves over steps, phases, ceilings, attention maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log, sqrt
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64
+
+from circuit_phases.figures.data import FigureData
+from circuit_phases.figures.style import CIRCUITS
+
+METRICS = {"bigram": "Bigram", "label_attention": "Label Attention", "chunk_example": "Chunk Example"}
+"""The metrics of the table `circuits` and their names (paper, Table 2)."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A row of the table `phases`; `number` is None for a plateau at no known ceiling."""
+
+    number: int | None
+    start: int
+    end: int
+
+    @property
+    def middle(self) -> float:
+        """The middle on a logarithmic step axis."""
+        return sqrt(max(self.start, 1) * max(self.end, 1))
+
+    @property
+    def name(self) -> str:
+        """E.g. `Phase 1 (NCC)`."""
+        return f"Phase {self.number} ({CIRCUITS[self.number]})" if self.number in CIRCUITS else "plateau"
+
+
+def training_curve(
+    data: FigureData, run: str, seed: int, split: str = "iid", column: str = "accuracy"
+) -> pd.Series[float]:
+    """`accuracy` or `loss` of all tasks together, indexed by step; step 0 has no place on a log axis."""
+    rows = data.table("training", run, seed)
+    rows = rows[(rows["split"] == split) & rows["task"].isna() & (rows["step"] > 0)]
+    return _by_step(rows, column)
+
+
+def circuit_curve(
+    data: FigureData, run: str, seed: int, metric: str, layer: int, head: int | None = None
+) -> pd.Series[float]:
+    """A circuit metric indexed by step: of one head, or the largest over heads."""
+    rows = data.table("circuits", run, seed)
+    rows = rows[(rows["metric"] == metric) & (rows["layer"] == layer) & (rows["step"] > 0)]
+    if head is not None:
+        rows = rows[rows["head"] == head]
+    return _by_step(rows, "value").groupby(level=0).max()
+
+
+def _by_step(rows: pd.DataFrame, column: str) -> pd.Series[float]:
+    steps = rows["step"].to_numpy(dtype=np.int64)
+    return pd.Series(rows[column].to_numpy(dtype=np.float64), index=steps, name=column).sort_index()
+
+
+def median_curve(curves: Sequence[pd.Series[float]]) -> pd.Series[float]:
+    """The median over seeds at every step of any seed; of an even number, the lower of the middle two.
+
+    So it is always the value of a run, and shows no plateau halfway between two runs. A run that has
+    ended keeps its last value, since only a solved run ends before the others.
+    """
+    together = pd.concat(list(curves), axis=1).sort_index()
+    return together.interpolate(method="index", limit_direction="forward").quantile(interpolation="lower", axis=1)
+
+
+def layers_and_heads(table: pd.DataFrame) -> list[tuple[int, int]]:
+    """Every (layer, head) of a table, in order, from 1."""
+    return sorted({(int(layer), int(head)) for layer, head in zip(table["layer"], table["head"], strict=True)})
+
+
+def phases(data: FigureData, run: str, seed: int, rule: str = "plateau") -> list[Phase]:
+    """The phases of one run by one rule, in the order in which they came."""
+    rows = data.table("phases", run, seed)
+    rows = rows[rows["rule"] == rule].sort_values("start_step")
+    return [
+        Phase(None if pd.isna(number) else int(number), int(start), int(end))
+        for number, start, end in zip(rows["phase"], rows["start_step"], rows["end_step"], strict=True)
+    ]
+
+
+def ceilings(data: FigureData, run: str, seed: int) -> dict[int, float]:
+    """The best accuracy of each phase's circuit in the run's world, where it is known."""
+    rows = data.table("theory", run, seed)
+    known = dict(zip(rows["circuit"], rows["accuracy"], strict=True))
+    return {phase: float(known[name.lower()]) for phase, name in CIRCUITS.items() if name.lower() in known}
+
+
+def checkpoints(data: FigureData, run: str, seed: int) -> list[int]:
+    """The steps with attention maps, in order."""
+    return sorted(int(step) for step in data.table("attention", run, seed)["step"].unique())
+
+
+def nearest(steps: Sequence[int], target: float) -> int:
+    """The step that is nearest to `target` on a log axis."""
+    return min(steps, key=lambda step: abs(log(max(step, 0.5) / target)))
+
+
+def attention_map(
+    data: FigureData, run: str, seed: int, step: int, layer: int, head: int
+) -> Float64[np.ndarray, "S S"]:
+    """Mean attention weights [query, key] over the tokens x1 l1 ... xN lN xq; NaN where key > query."""
+    rows = data.table("attention", run, seed)
+    rows = rows[(rows["step"] == step) & (rows["layer"] == layer) & (rows["head"] == head)]
+    query, key = (rows[name].to_numpy(dtype=np.int64) - 1 for name in ("query", "key"))
+    S = int(query.max(initial=0)) + 1
+    weights = np.where(np.tri(S, dtype=bool), 0.0, np.nan)
+    weights[query, key] = rows["weight"]
+    return weights

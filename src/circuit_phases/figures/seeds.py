@@ -1,0 +1,89 @@
+"""Every seed on its own: accuracy, the phases that it went through, and the ceilings of its world."""
+
+from __future__ import annotations
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.text import Annotation
+
+from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figures.panels import (
+    ELSEWHERE,
+    accuracy_axis,
+    draw_ceilings,
+    legend_above,
+    new_figure,
+    seed_curves,
+    shade_phases,
+    splits,
+    step_axis,
+    step_range,
+)
+from circuit_phases.figures.readings import Phase, ceilings, phases, training_curve
+from circuit_phases.figures.style import CIRCUIT_COLOURS, CIRCUIT_TINTS, GREY, INK, PAGE, SMALL, styled
+
+COLUMNS = 4
+"""Panels beside each other, at most."""
+MEANING = {
+    1: "NCC, from the weights alone",
+    2: "SCC, from the set of labels",
+    3: "FCC, from the full context",
+}
+"""What each phase's circuit answers from (paper, Sec. 4)."""
+
+
+@styled
+def figure(data: FigureData) -> Figure:
+    """A panel per seed, a block of panels per series, all over the same steps."""
+    rows = [max(-(-len(series.seeds) // COLUMNS), 1) for series in data.series] or [1]
+    drawn = new_figure(PAGE, 0.4 + sum(0.35 + 1.5 * count for count in rows))
+    parts = drawn.subfigures(len(rows), 1, height_ratios=[0.35 + 1.5 * count for count in rows], squeeze=False)[:, 0]
+    curves = [curve for series in data.series for curve in splits(data, series)]
+    columns = min(max((len(series.seeds) for series in data.series), default=1), COLUMNS)
+    for part, series, count in zip(parts, data.series, rows, strict=False):
+        part.suptitle(series.label)
+        grid = part.subplots(count, columns, squeeze=False).flat
+        for index, (axes, seed) in enumerate(zip(grid, series.seeds, strict=False)):
+            _draw(axes, data, series, seed)
+            accuracy_axis(axes, "accuracy" * (index % columns == 0))
+            axes.tick_params(labelleft=index % columns == 0)
+            step_axis(axes, curves, label=index + columns >= len(series.seeds))
+        for axes in list(grid)[len(series.seeds) :]:
+            axes.remove()
+    legend_above(drawn, _legend(), 3, "over each panel: from which step to which each phase lasts")
+    return drawn
+
+
+def _legend() -> list[Artist]:
+    lines = [
+        Line2D([], [], color=INK, label="accuracy on new sequences"),
+        Line2D([], [], color=GREY, linewidth=0.7, dashes=(4, 2.5), label="best accuracy of each circuit"),
+        Patch(color=CIRCUIT_TINTS[None], label=ELSEWHERE),
+    ]
+    circuits = [Patch(color=CIRCUIT_TINTS[phase], label=f"Phase {phase}: {MEANING[phase]}") for phase in MEANING]
+    return [handle for pair in zip(lines, circuits, strict=True) for handle in pair]
+
+
+def _draw(axes: Axes, data: FigureData, series: Series, seed: int) -> None:
+    curve = training_curve(data, series.run, seed)
+    found = phases(data, series.run, seed)
+    seed_curves(axes, [curve])
+    shade_phases(axes, found)
+    draw_ceilings(axes, ceilings(data, series.run, seed))
+    axes.set_title(f"seed {seed}", pad=19)
+    _list_phases(axes, found, int(curve.index.max()) if len(curve) else 0)
+
+
+def _list_phases(axes: Axes, found: list[Phase], last: int) -> None:
+    """One line over the panel: the steps of each phase, in its colour."""
+    before: Axes | Annotation = axes
+    at, gap = (0.0, 1.0), (0, 11)
+    for phase in (phase for phase in found if phase.number):
+        before = axes.annotate(
+            step_range(phase, last), at, xycoords="axes fraction" if before is axes else before, xytext=gap,
+            textcoords="offset points", fontsize=SMALL, color=CIRCUIT_COLOURS[phase.number], va="bottom",
+        )  # fmt: skip
+        at, gap = (1.0, 0.0), (4, 0)

@@ -1,0 +1,75 @@
+"""The look of every figure: sizes, colours and the style sheet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import wraps
+from itertools import cycle, product
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib import style
+from matplotlib.figure import Figure
+from matplotlib.typing import LineStyleType
+
+from circuit_phases.figures.data import FigureData
+
+COLUMN, PAGE = 3.25, 6.75
+"""Widths of a paper's column and page, in inches."""
+SMALL = 6.0
+"""The smallest type, in points."""
+
+INK, GREY, RED = "#222222", "#666666", "#cc3311"
+CIRCUITS = {1: "NCC", 2: "SCC", 3: "FCC"}
+"""The circuit of each phase (paper, Sec. 4)."""
+CIRCUIT_COLOURS = {1: "#0072b2", 2: "#c77700", 3: "#00805c", None: "#777777"}
+"""Colours of lines and text; None: a plateau at no known ceiling."""
+CIRCUIT_TINTS = {1: "#d3e5f1", 2: "#fbe6c2", 3: "#cfeade", None: "#ececec"}
+LAYER_COLOURS = ("#332288", "#cc3311", "#117733", "#aa4499", "#0077aa")
+HEAD_STYLES: tuple[LineStyleType, ...] = ("-", "--", "-.", ":")
+SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#222222")
+"""Okabe and Ito's palette, the black last."""
+
+_SHEET = Path(__file__).with_name("circuit_phases.mplstyle")
+_NUMBER_AT_END = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?$", re.IGNORECASE)
+
+styling = style.context(_SHEET, after_reset=True)
+"""The style sheet, and nothing of the user's own settings; a decorator and a context manager."""
+
+
+def styled(draw: Callable[[FigureData], Figure]) -> Callable[[FigureData], Figure]:
+    """Let a figure's function draw in the style sheet, wherever it is called from."""
+
+    @wraps(draw)
+    @styling
+    def figure(data: FigureData) -> Figure:
+        drawn = draw(data)
+        # Ticks are made at the first drawing, by the style that holds then; the layout stays as it is then.
+        drawn.draw_without_rendering()
+        drawn.set_layout_engine("none")
+        return drawn
+
+    return figure
+
+
+def series_looks(labels: Sequence[str]) -> list[tuple[str, LineStyleType]]:
+    """A colour and a line style per series.
+
+    Dark to light by value where every label ends in a number; else Okabe and Ito's colours, solid, then dashed.
+    """
+    numbers = [_NUMBER_AT_END.search(label.replace(",", "")) for label in labels]
+    values = [float(number[0]) for number in numbers if number]
+    if len(values) == len(labels) > 2 and len(set(values)) == len(values):
+        ranks = np.argsort(np.argsort(values))
+        shades = matplotlib.colormaps["plasma"](0.85 * ranks / (len(values) - 1))
+        return [(matplotlib.colors.to_hex(shade), "-") for shade in shades]
+    palette = product(HEAD_STYLES, SERIES_COLOURS)
+    return [(colour, line) for (line, colour), _ in zip(cycle(palette), labels, strict=False)]
+
+
+def lighter(colour: str) -> str:
+    """The colour of the curves that stand behind a dark one."""
+    red, green, blue = (0.4 * part + 0.6 for part in matplotlib.colors.to_rgb(colour))
+    return matplotlib.colors.to_hex((red, green, blue))

@@ -1,0 +1,31 @@
+"""Logs of one job, and mistakes told in one line."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from circuit_phases.files import UserError
+
+
+@contextmanager
+def job_log(path: Path | str | None = None) -> Iterator[None]:
+    """Log to stderr and, if given, to a file; a UserError becomes one line and exit code 1."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(path, mode="w"))
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers, force=True)
+    try:
+        yield
+    except UserError as error:
+        logging.getLogger(__name__).error("%s", error)
+        raise SystemExit(1) from None
+    except Exception:
+        if path is not None:
+            logging.getLogger(__name__).exception("Unexpected failure; this is a defect worth reporting.")
+            raise SystemExit(1) from None
+        raise

@@ -1,0 +1,118 @@
+"""Sequences x1 l1 ... xN lN xq of a world, drawn without a loop over sequences (paper, Sec. 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+
+from circuit_phases.world import Stream, World, random_generator
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """n sequences. Items stand in order x1 ... xN xq; labels are l1 ... lN and, last, the query's."""
+
+    tasks: Int64[torch.Tensor, " n"]
+    classes: Int64[torch.Tensor, "n N+1"]
+    labels: Int64[torch.Tensor, "n N+1"]
+    items: Float32[torch.Tensor, "n N+1 D"]
+    offsets: Int64[torch.Tensor, " n"]
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, rows: slice) -> Sequences:
+        return Sequences(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    def with_context_labels(self, labels: Int64[torch.Tensor, "n N"]) -> Sequences:
+        """The same sequences with other labels in the context; the query's own label stays."""
+        return replace(self, labels=torch.cat([labels, self.labels[:, -1:]], dim=1))
+
+
+def training_batch(world: World, seed: int, step: int, batch_size: int) -> Sequences:
+    """The fresh sequences of one training step, a function of (world, seed, step) alone."""
+    return draw_sequences(world, batch_size, random_generator(Stream.batch, seed, step))
+
+
+def evaluation_set(world: World) -> tuple[Sequences, Int64[torch.Tensor, "n N"]]:
+    """The frozen evaluation sequences of a world, and their context labels permuted among the items.
+
+    The permutation pi of 1..N is uniform for each sequence (random-label accuracy, paper, Sec. 4).
+    """
+    generator = random_generator(Stream.evaluation, world.seed)
+    sequences = draw_sequences(world, world.settings.evaluation_sequences, generator)
+    permuted = generator.permuted(sequences.labels[:, :-1].numpy(), axis=1)
+    return sequences, torch.from_numpy(permuted)
+
+
+def draw_sequences(world: World, count: int, generator: np.random.Generator) -> Sequences:
+    """Draw `count` sequences of a world.
+
+    The task follows f(tau). The query's class follows f(k); the context's N classes are then drawn
+    one after another from the classes that are left, by f(k) ("excluded"), or the N classes of the
+    context are drawn so and the query's class by f(k) without regard to them ("any"). With
+    probability p_B a sequence is bursty: N / B classes, the query's among them, stand B times each
+    in random order. Items are x = (mu_k + eps * eta) / sqrt(1 + eps^2), eta ~ N(0, 1/D) per entry.
+    """
+    s = world.settings
+    tasks = _categorical(world.task_frequencies, count, generator)
+    query, context = _draw_classes(world, count, generator)
+    classes = np.concatenate([context, query[:, None]], axis=1)
+    offsets = np.zeros(count, dtype=np.int64)
+    if s.positions == "random":
+        offsets = generator.integers(s.P - s.S + 1, size=count)
+    # Held feature first in memory, as the fast form of the model reads it.
+    noise = torch.randn(
+        (s.D, s.N + 1, count), generator=torch.Generator().manual_seed(int(generator.integers(2**63 - 1)))
+    )
+    means = world.scaled_class_means.T[:, torch.from_numpy(classes.T.copy())]
+    items = noise.mul_(s.eps / np.sqrt((1 + s.eps**2) * s.D)).add_(means).permute(2, 1, 0)
+    return Sequences(
+        tasks=torch.from_numpy(tasks),
+        classes=torch.from_numpy(classes),
+        labels=torch.from_numpy(world.label_tables[tasks[:, None], classes]),
+        items=items,
+        offsets=torch.from_numpy(offsets),
+    )
+
+
+def _draw_classes(
+    world: World, count: int, generator: np.random.Generator
+) -> tuple[Int64[np.ndarray, " count"], Int64[np.ndarray, "count N"]]:
+    s = world.settings
+    arrivals = _without_replacement(world.class_frequencies, min(s.N + 1, s.K), count, generator)
+    if s.p_B < 1:
+        if s.query == "excluded":
+            query, context = arrivals[:, 0], arrivals[:, 1:]
+        else:
+            query, context = _categorical(world.class_frequencies, count, generator), arrivals[:, : s.N]
+    if s.p_B > 0:
+        bursty_context = generator.permuted(np.repeat(arrivals[:, : s.N // s.B], s.B, axis=1), axis=1)
+        if s.p_B == 1:
+            return arrivals[:, 0], bursty_context
+        bursty = generator.random(count) < s.p_B
+        query = np.where(bursty, arrivals[:, 0], query)
+        context = np.where(bursty[:, None], bursty_context, context)
+    return query, context
+
+
+def _without_replacement(
+    frequencies: np.ndarray, picks: int, count: int, generator: np.random.Generator
+) -> Int64[np.ndarray, "count picks"]:
+    """Rows of different classes, each drawn by its frequency among the classes that are left.
+
+    The order in which independent exponential clocks with these rates ring has just that law.
+    """
+    rings = generator.standard_exponential((count, len(frequencies)), dtype=np.float32)
+    rings /= frequencies.astype(np.float32)
+    first = np.argpartition(rings, picks - 1, axis=1)[:, :picks]
+    order = np.argsort(np.take_along_axis(rings, first, axis=1), axis=1)
+    return np.take_along_axis(first, order, axis=1)
+
+
+def _categorical(frequencies: np.ndarray, count: int, generator: np.random.Generator) -> Int64[np.ndarray, " count"]:
+    draws = np.searchsorted(np.cumsum(frequencies), generator.random(count), side="right")
+    return np.minimum(draws, len(frequencies) - 1)

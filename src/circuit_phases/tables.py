@@ -1,0 +1,217 @@
+"""The tables: their schemas, and the one way to read and write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from circuit_phases.files import DamagedFile, UserError, replacing
+from circuit_phases.settings import GROUPS
+
+
+def _schema(description: str, *fields: tuple[str, pa.DataType, str]) -> pa.Schema:
+    return pa.schema(
+        [pa.field(name, kind, metadata={"description": meaning}) for name, kind, meaning in fields],
+        metadata={"description": description},
+    )
+
+
+_RUN = ("run", pa.string(), "name of the configuration: its variant, then each parameter that differs from it")
+_SEED = ("seed", pa.int64(), "seed of the training: weights and batches")
+_STEP = ("step", pa.int64(), "gradient steps taken")
+_LAYER = ("layer", pa.int64(), "attention layer, from 1")
+_HEAD = ("head", pa.int64(), "head, from 1")
+_TASK = ("task", pa.int64(), "task tau, from 1; null: all tasks together")
+
+
+def _parameter_fields() -> list[tuple[str, pa.DataType, str]]:
+    kinds = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    groups = [GROUPS[group].model_fields for group in GROUPS]
+    return [
+        (name, kinds.get(type(field.default), pa.string()), field.description or "")
+        for fields in groups
+        for name, field in fields.items()
+    ]
+
+
+RUNS = _schema(
+    "Every run: its parameters and what it took",
+    _RUN,
+    _SEED,
+    ("dataset", pa.string(), "folder of its world under datasets/"),
+    *_parameter_fields(),
+    ("world_seed", pa.int64(), "seed of the world: class means, label vectors, label tables, evaluation sequences"),
+    ("parameters_count", pa.int64(), "trained numbers of the model"),
+    ("steps", pa.int64(), "gradient steps taken"),
+    ("seconds", pa.float64(), "training time in seconds, evaluation included"),
+)
+
+TRAINING = _schema(
+    "Loss and accuracy over training",
+    _RUN,
+    _SEED,
+    _STEP,
+    ("split", pa.string(), "train: the batches since the last evaluation; iid: the frozen evaluation sequences; "
+     "random_label: the same with the context's labels permuted among its items"),
+    _TASK,
+    ("loss", pa.float64(), "mean cross-entropy in nats, of the query's label (train: of every predicted label)"),
+    ("accuracy", pa.float64(), "share of queries whose most likely label is right, 0 to 1"),
+    ("sequences", pa.int64(), "sequences averaged over"),
+)  # fmt: skip
+
+CIRCUITS = _schema(
+    "The three circuit metrics at every checkpoint (paper, Sec. 4)",
+    _RUN,
+    _SEED,
+    _STEP,
+    _LAYER,
+    _HEAD,
+    ("metric", pa.string(), "bigram: query to itself; label_attention: query to the labels, summed; "
+     "chunk_example: label to its item, averaged over pairs"),
+    ("value", pa.float64(), "attention weight, 0 to 1, averaged over the evaluation sequences"),
+)  # fmt: skip
+
+ATTENTION = _schema(
+    "Attention maps averaged over the evaluation sequences, at every checkpoint",
+    _RUN,
+    _SEED,
+    _STEP,
+    _LAYER,
+    _HEAD,
+    ("query", pa.int64(), "attending token, from 1, in the order x1 l1 ... xN lN xq"),
+    ("key", pa.int64(), "token attended to, from 1; only key <= query is listed, all else is 0"),
+    ("weight", pa.float64(), "mean attention weight, 0 to 1"),
+)
+
+PHASES = _schema(
+    "The phases found in each run",
+    _RUN,
+    _SEED,
+    ("rule", pa.string(), "paper: jumps of accuracy above a threshold; plateau: flat stretches on a log-step axis"),
+    ("phase", pa.int64(), "paper: stretches between jumps, in order; plateau: the circuit's number, "
+     "1 NCC, 2 SCC, 3 FCC (a number that is missing was skipped); null: a plateau at no known ceiling"),
+    ("start_step", pa.int64(), "first evaluated step of the phase"),
+    ("end_step", pa.int64(), "last evaluated step of the phase"),
+    ("accuracy", pa.float64(), "median accuracy on the iid split within the phase, 0 to 1"),
+    ("ceiling", pa.float64(), "best accuracy of the phase's circuit in this world; null where none is known"),
+)  # fmt: skip
+
+THEORY = _schema(
+    "The best accuracy that each circuit can reach in each world, by Bayes' rule",
+    _RUN,
+    _SEED,
+    ("circuit", pa.string(), "ncc: from the query alone; scc: with the multiset of labels; fcc: with everything"),
+    ("accuracy", pa.float64(), "best expected accuracy, 0 to 1"),
+    ("standard_error", pa.float64(), "standard error of the accuracy; 0 where it is exact"),
+    ("method", pa.string(), "enumeration or monte_carlo"),
+)
+
+CLASS_FREQUENCIES = _schema(
+    "How often each item class comes, in each world",
+    _RUN,
+    _SEED,
+    ("alpha", pa.float64(), "exponent of the class frequencies"),
+    ("class", pa.int64(), "item class k, from 1: its rank"),
+    ("frequency", pa.float64(), "f(k) ~ k^-alpha, sums to 1 over classes"),
+    ("observed", pa.float64(), "share of the frozen evaluation sequences whose query is of this class"),
+)
+
+LABEL_TABLES = _schema(
+    "The label of every class under every task",
+    ("task", pa.int64(), "task tau, from 1"),
+    ("class", pa.int64(), "item class k, from 1"),
+    ("label", pa.int64(), "label, from 1"),
+)
+
+VECTORS = {
+    name: _schema(
+        meaning,
+        (name, pa.int64(), f"{name}, from 1"),
+        ("vector", pa.list_(pa.float32()), "its D content entries, ~ N(0, 1/D)"),
+    )
+    for name, meaning in {"class": "The mean mu_k of every item class", "label": "The vector of every label"}.items()
+}
+
+EVALUATION_SEQUENCES = _schema(
+    "The frozen evaluation sequences",
+    ("sequence", pa.int64(), "number of the sequence, from 1"),
+    ("task", pa.int64(), "its task tau, from 1"),
+    ("offset", pa.int64(), "position of its first token, from 0"),
+    ("classes", pa.list_(pa.int64()), "classes of x1 ... xN xq, from 1"),
+    ("labels", pa.list_(pa.int64()), "labels l1 ... lN and the query's, from 1"),
+    ("permuted_labels", pa.list_(pa.int64()), "l1 ... lN permuted among the items, for random-label accuracy"),
+    ("items", pa.list_(pa.float32()), "the N + 1 items' content, one after another, (N + 1) D entries"),
+)
+
+
+RUN_TABLES: dict[str, pa.Schema] = {
+    "runs": RUNS,
+    "training": TRAINING,
+    "circuits": CIRCUITS,
+    "attention": ATTENTION,
+    "phases": PHASES,
+    "theory": THEORY,
+    "class_frequencies": CLASS_FREQUENCIES,
+}
+"""The tables collected over runs, by name."""
+
+
+def write_table(path: Path | str, table: pa.Table | pd.DataFrame, schema: pa.Schema) -> None:
+    """Write a table whole or not at all, in the columns and types of its schema.
+
+    Raises:
+        UserError: if the folder cannot be written to or the disk is full.
+        pyarrow.ArrowInvalid, KeyError: if the table does not fit the schema.
+    """
+    if isinstance(table, pd.DataFrame):
+        table = pa.Table.from_pandas(table[schema.names], schema=schema, preserve_index=False)
+    table = table.select(schema.names).cast(schema).replace_schema_metadata(schema.metadata)
+    with replacing(Path(path)) as temporary:
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+
+
+def read_table(path: Path | str, schema: pa.Schema) -> pa.Table:
+    """Read a table and check its columns.
+
+    Raises:
+        UserError: if the file is missing.
+        DamagedFile: if it cannot be read or lacks a column.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} is missing. Run `snakemake` to make it.")
+    try:
+        table = pq.ParquetFile(path, page_checksum_verification=True).read()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DamagedFile(path, f"not readable as Parquet: {str(error).splitlines()[0]}") from error
+    missing = [name for name in schema.names if name not in table.column_names]
+    if missing:
+        raise DamagedFile(path, f"lacks the column {missing[0]}")
+    return table
+
+
+def read_frame(path: Path | str, schema: pa.Schema) -> pd.DataFrame:
+    """Read a table as a data frame; integer columns with nulls stay integers."""
+    return to_frame(read_table(path, schema))
+
+
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """A data frame whose integer columns stay integers where they have nulls."""
+    kinds = {pa.int64(): pd.Int64Dtype()}
+    return table.to_pandas(types_mapper=kinds.get)
+
+
+def concatenate(paths: Iterable[Path | str], schema: pa.Schema) -> pa.Table:
+    """One table from many with the same schema, in the given order."""
+    tables = [read_table(path, schema).select(schema.names) for path in paths]
+    return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def table_from_rows(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """A table from a list of rows."""
+    return pa.Table.from_pylist(list(rows), schema=schema)

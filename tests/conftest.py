@@ -1,0 +1,57 @@
+"""Shared by all tests: one thread, reproducible examples, tiny settings, a law's goodness of fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+from numpy.typing import ArrayLike
+from scipy.stats import chisquare
+
+from circuit_phases.settings import RunSettings
+from circuit_phases.world import World
+
+torch.set_num_threads(1)
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("suite")
+
+TINY: dict[str, Any] = {
+    "T": 2, "K": 8, "L": 4, "N": 2, "D": 7, "P": 9, "evaluation_sequences": 64,
+    "batch_size": 16, "max_steps": 60, "evaluation_interval": 10, "checkpoints": 6,
+}  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: compiles a step, about half a minute (leave out with -m 'not slow')")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., RunSettings]:
+    """Settings of a tiny world, model and training, with any parameter changed."""
+    return lambda **parameters: RunSettings.from_parameters(**TINY | parameters)
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tiny: Callable[..., RunSettings]) -> Callable[..., World]:
+    """A tiny world, with any parameter and its seed changed."""
+    return lambda seed=0, **parameters: World.draw(tiny(**parameters).world, seed)
+
+
+@pytest.fixture(scope="session")
+def assert_follows() -> Callable[[ArrayLike, ArrayLike], None]:
+    """Fails if counts do not fit probabilities; seeds are fixed, so a right sampler passes always or never."""
+
+    def check(counts: ArrayLike, probabilities: ArrayLike) -> None:
+        counts, probabilities = np.asarray(counts, dtype=float), np.asarray(probabilities, dtype=float)
+        assert np.isclose(probabilities.sum(), 1)
+        possible = probabilities > 0
+        assert (counts[~possible] == 0).all(), "an impossible outcome came out"
+        expected = counts.sum() * probabilities[possible]
+        assert expected.min() > 5, "too few draws for a chi-square test"
+        assert chisquare(counts[possible], expected).pvalue > 1e-3
+
+    return check

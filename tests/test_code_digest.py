@@ -1,0 +1,53 @@
+"""The digest of a rule's code: what changes it and what does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from circuit_phases import code_digest as module
+from circuit_phases.code_digest import code_digest, dependencies
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package of two modules, the second importing the first and some plumbing."""
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    (tmp_path / "model.py").write_text('"""The model."""\n\ndef logits(x):\n    """Double."""\n    return 2 * x\n')
+    (tmp_path / "files.py").write_text("A = 1\n")
+    (tmp_path / "training.py").write_text(
+        "from circuit_phases.files import A\nfrom circuit_phases.model import logits\n"
+    )
+    (tmp_path / "figures.py").write_text("B = 1\n")
+    return tmp_path
+
+
+def digest(*modules: str) -> str:
+    for function in (module.imports, module._meaning):
+        function.cache_clear()
+    return code_digest(*modules)
+
+
+def test_what_a_module_imports_counts_and_plumbing_does_not(package: Path) -> None:
+    before = digest("training")
+    (package / "files.py").write_text("A = 2\n")
+    (package / "figures.py").write_text("B = 2\n")
+    assert digest("training") == before
+    (package / "model.py").write_text("def logits(x):\n    return 3 * x\n")
+    assert digest("training") != before
+
+
+def test_comments_docstrings_and_layout_do_not_count(package: Path) -> None:
+    before = digest("training")
+    (package / "model.py").write_text("# A remark.\ndef logits(\n    x,\n):\n    return (2 * x)\n")
+    assert digest("training") == before
+
+
+def test_the_real_rules_depend_on_what_decides_their_numbers() -> None:
+    module.imports.cache_clear()
+    assert dependencies("training") == {"training", "fast", "model", "sequences", "world"}
+    assert dependencies("circuits") == {"circuits", "model", "sequences", "world"}
+    assert dependencies("phases") == {"phases"}
+    assert "training" not in dependencies("theory")
+    assert not {"training", "model", "circuits"} & dependencies("figures.fig02", "figures.drawing")

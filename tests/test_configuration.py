@@ -1,0 +1,169 @@
+"""config.yaml: what it asks for, and how its mistakes are told."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from circuit_phases.configuration import Configuration, load_configuration, parse_configuration
+from circuit_phases.files import UserError
+
+ROOT = Path(__file__).parents[1]
+GOOD: dict[str, Any] = {
+    "experiments": {
+        "base": {"seeds": 5},
+        "variants": {"vary": {"variant": ["paper", "released_code"]}, "seeds": [0, 3]},
+        "sweep": {"set": {"K": 32}, "vary": {"T": [2, 5], "heads": [1, 2]}, "seeds": 3},
+        "alpha": {"vary": {"alpha": [0, 0.5]}},
+    },
+    "figures": {
+        "fig02": {"experiment": "base"},
+        "fig14": {"experiment": "alpha"},
+        "mine": {"experiment": "variants", "draw": "curves"},
+    },
+    "headline": ["fig02"],
+}
+
+
+def with_change(path: str, value: Any) -> dict[str, Any]:
+    values = copy.deepcopy(GOOD)
+    *parents, key = path.split(".")
+    place = values
+    for parent in parents:
+        place = place.setdefault(parent, {})
+    place[key] = value
+    return values
+
+
+def test_the_shipped_config_is_valid_and_names_its_headline_figures() -> None:
+    configuration = load_configuration(ROOT / "config.yaml")
+    assert list(configuration.headline) == ["fig02", "fig03", "fig04", "fig06", "fig12", "fig14"]
+
+
+def test_the_schema_for_editors_is_that_of_the_code() -> None:
+    kept = json.loads((ROOT / "workflow" / "schemas" / "config.schema.json").read_text())
+    assert kept == Configuration.model_json_schema(), "run `make schema`"
+
+
+def test_every_combination_of_varied_parameters_is_a_run_with_a_label() -> None:
+    series = parse_configuration(GOOD).series("sweep")
+    assert [each.label for each, _ in series] == [
+        "T = 2, heads = 1",
+        "T = 2, heads = 2",
+        "T = 5, heads = 1",
+        "T = 5, heads = 2",
+    ]
+    assert [each.run for each, _ in series][3] == "paper,T=5,K=32,heads=2"
+    assert all(each.seeds == (0, 1, 2) for each, _ in series)
+
+
+def test_a_run_asked_for_twice_is_trained_once() -> None:
+    runs = [(each.settings.name, each.seed) for each in parse_configuration(GOOD).run_seeds("training")]
+    assert runs.count(("paper", 0)) == 1
+    assert len(runs) == len(set(runs)) == 5 + 2 + 4 * 3
+
+
+def test_worlds_shown_without_training_are_not_trained() -> None:
+    configuration = parse_configuration(GOOD)
+    assert not any("alpha" in each.settings.name for each in configuration.run_seeds("training"))
+    assert len(configuration.run_seeds("class_frequencies")) == 2
+
+
+def test_an_experiment_without_a_figure_gets_its_curves_drawn() -> None:
+    figures = parse_configuration(GOOD).figures_in_scope
+    assert figures["sweep"].draw == "curves"
+    assert "base" not in figures
+
+
+def test_scope_and_seeds_limit_narrow_what_is_run() -> None:
+    configuration = parse_configuration(GOOD | {"scope": "headline", "seeds_limit": 2})
+    assert list(configuration.figures_in_scope) == ["fig02"]
+    assert [(each.settings.name, each.seed) for each in configuration.run_seeds("training")] == [
+        ("paper", 0),
+        ("paper", 1),
+    ]
+
+
+def test_the_world_follows_the_training_seed_unless_it_is_set() -> None:
+    values = with_change("experiments.base", {"set": {"world_seed": 7}, "seeds": 2})
+    assert {each.world_seed for each in parse_configuration(values).run_seeds("training")} >= {7}
+    datasets = {each.dataset for each in parse_configuration(values).run_seeds("training") if each.world_seed == 7}
+    assert datasets == {"world,seed=7"}
+
+
+def test_defaults_reach_every_run_and_experiments_overrule_them() -> None:
+    configuration = parse_configuration(GOOD | {"defaults": {"variant": "released_code", "K": 128}})
+    assert configuration.series("base")[0][1].name == "released_code,K=128"
+    assert configuration.series("sweep")[0][1].world.K == 32
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("experiments.base.set", {"T": 0}, "config.yaml: experiments.base: T = 0 is not allowed (>= 1)."),
+        ("experiments.base.set", {"T": "three"}, "experiments.base: T = 'three' is not allowed (a valid integer)."),
+        ("experiments.base.set", {"max_steps": "1e5"}, "write numbers such as 1e5 as 100000"),
+        ("experiments.base.set", {"TT": 2}, "TT = 2: there is no such parameter (did you mean T?)."),
+        ("experiments.base.set", {"L": 128}, "L = 128 is not allowed (L <= K = 64"),
+        ("experiments.base.set", {"B": 3}, "B = 3 is not allowed (B must divide N = 4)."),
+        ("experiments.base.set", {"P": 8}, "P = 8 is not allowed (P >= 2N + 1 = 9"),
+        ("experiments.base.set", {"N": 64, "P": 129}, "N = 64 is not allowed (N < K = 64 unless p_B = 1"),
+        ("experiments.base.set", {"p_B": 1.5}, "p_B = 1.5 is not allowed (<= 1)."),
+        ("experiments.base.set", {"eps": -0.1}, "eps = -0.1 is not allowed (>= 0)."),
+        ("experiments.base.set", {"alpha": float("nan")}, "alpha = nan is not allowed"),
+        ("experiments.base.set", {"positions": "sideways"}, "'fixed', 'random' or 'pairs'"),
+        ("experiments.base.set", {"heads": 3, "head_width": "split"}, "split heads must divide P + D = 128"),
+        ("experiments.base.set", {"label_tables": "disjoint"}, "K = L = 32 with disjoint label tables"),
+        ("experiments.base.set", {"label_tables": "balanced", "K": 48}, "K must be a multiple of L = 32"),
+        ("experiments.base.set", {"masks": [["self"]]}, "one row of edge families per layer, here 2"),
+        ("experiments.base.set", {"output_projection": False, "heads": 2}, "set head_width: split or heads: 1"),
+        ("experiments.base.set", {"max_steps": 150}, "multiple of evaluation_interval = 100"),
+        ("experiments.base.set", {"checkpoints": 1}, "checkpoints = 1 is not allowed (>= 2)."),
+        ("experiments.base.variant", "code", "variant = 'code' is not known (choose from paper, released_code)."),
+        ("experiments.base.vary", {"T": []}, "experiments.base: vary.T = [] is not allowed (at least one value)."),
+        ("experiments.base.vary", {"T": 2}, "experiments.base.vary: T = 2 is not allowed (a valid list)."),
+        ("experiments.base.seeds", 0, "experiments.base: seeds = 0 is not allowed"),
+        ("experiments.base.seeds", [1, 1], "experiments.base: seeds = [1, 1] is not allowed"),
+        ("experiments.base.seed", 1, "experiments.base: seed = 1: there is no such key."),
+        ("experiments", None, "experiments = None is not allowed"),
+        ("defaults", {"eps": -1}, "config.yaml: defaults: eps = -1 is not allowed"),
+        ("figures.fig02.experiment", "bse", "experiment = bse is not in experiments (did you mean base?)."),
+        ("figures.fig99", {"experiment": "base"}, "figures.fig99: draw = fig99 is not a drawing (choose from"),
+        ("figures.sweep", {"experiment": "base", "draw": "curves"}, "a figure of another experiment has this name"),
+        ("headline", ["fig03"], "headline: fig03 is not in figures (did you mean fig02?)."),
+        ("scope", "some", "scope = 'some' is not allowed ('all' or 'headline')."),
+        ("seeds_limit", 0, "seeds_limit = 0 is not allowed (>= 1)."),
+        ("results", "", "results = '' is not allowed"),
+        ("phases.dt", 0, "phases: dt = 0 is not allowed (>= 1)."),
+        ("phases.dtt", 1, "phases: dtt = 1: there is no such key."),
+        ("outputs", "x", "outputs = 'x': there is no such key."),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_with_key_value_and_way_out(path: str, value: Any, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_configuration(with_change(path, value))
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "told"), [("a: [", "is not YAML"), ("3", "must hold keys and values"), ("", "must")])
+def test_a_file_that_is_no_config_is_told(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=told):
+        load_configuration(path)
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        load_configuration(tmp_path / "none.yaml")
+
+
+def test_the_shipped_config_reads_the_same_through_yaml() -> None:
+    values = yaml.safe_load((ROOT / "config.yaml").read_text())
+    assert parse_configuration(values) == load_configuration(ROOT / "config.yaml")

@@ -1,0 +1,250 @@
+"""Files that are whole or absent: text, tables and weights alike."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from circuit_phases.checkpoints import load_tensors, save_tensors
+from circuit_phases.files import DamagedFile, UserError, replacing
+from circuit_phases.tables import LABEL_TABLES, read_table, table_from_rows, write_table
+
+TENSORS = {"layers.0.query": torch.arange(12.0).view(1, 3, 4), "classifier.0.bias": torch.tensor([0.5, -1.0])}
+METADATA = {"run": "paper,T=2", "seed": "0", "step": "40"}
+
+
+def write_text(path: Path) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text("whole" * 500)
+
+
+def write_label_tables(path: Path) -> None:
+    rows = [{"task": task, "class": item_class, "label": 1} for task in (1, 2) for item_class in range(1, 2000)]
+    write_table(path, table_from_rows(rows, LABEL_TABLES), LABEL_TABLES)
+
+
+def write_weights(path: Path) -> None:
+    save_tensors(path, TENSORS | {"large": torch.rand(5000)}, METADATA)
+
+
+WRITERS = [write_text, write_label_tables, write_weights]
+each_writer = pytest.mark.parametrize("write", WRITERS)
+
+
+@contextmanager
+def disk_full_after(size: int) -> Iterator[None]:
+    """No file may grow beyond `size` bytes: the kernel then fails the write, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_file_is_seen_only_when_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+        assert temporary.parent == path.parent
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_an_interrupted_write_keeps_the_old_file_and_leaves_no_other(
+    error: type[BaseException], tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(error), replacing(path) as temporary:
+        temporary.write_text("half of the n")
+        raise error
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_killed_write_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    script = (
+        "import os, signal, sys; from pathlib import Path; from circuit_phases.files import replacing\n"
+        "with replacing(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('half of the n')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+
+
+@each_writer
+def test_folders_on_the_way_are_made(write: Callable[[Path], None], tmp_path: Path) -> None:
+    write(tmp_path / "results" / "runs" / "file")
+    assert (tmp_path / "results" / "runs" / "file").stat().st_size > 0
+
+
+@each_writer
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_a_file_has_the_permissions_that_the_user_asks_for(
+    write: Callable[[Path], None], umask: int, tmp_path: Path
+) -> None:
+    before = os.umask(umask)
+    try:
+        write(tmp_path / "file")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+@each_writer
+def test_a_file_where_a_folder_should_be_is_told_in_one_line(write: Callable[[Path], None], tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("not a folder")
+    path = tmp_path / "results" / "file"
+    with pytest.raises(UserError) as caught:
+        write(path)
+    assert str(caught.value).startswith(f"Cannot write {path}: ")
+    assert "\n" not in str(caught.value)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["results"]
+
+
+@each_writer
+def test_a_folder_where_the_file_should_be_is_told_and_nothing_half_written_left(
+    write: Callable[[Path], None], tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    (path / "inside").mkdir(parents=True)
+    with pytest.raises(UserError) as caught:
+        write(path)
+    assert str(caught.value).startswith(f"Cannot write {path}: ")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@each_writer
+def test_a_full_disk_is_told_and_keeps_the_old_file_alone(write: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(UserError) as caught, disk_full_after(100):
+        write(path)
+    assert str(caught.value).startswith(f"Cannot write {path}: ")
+    assert "Free the disk" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_saved_weights_come_back_to_the_bit(tmp_path: Path) -> None:
+    path = tmp_path / "step-0000040.safetensors"
+    odd = {"nan": torch.tensor([float("nan"), -0.0, 1e-45]), "empty": torch.zeros(0, 3), "view": torch.rand(4, 6).T}
+    save_tensors(path, TENSORS | odd, METADATA)
+    tensors, metadata = load_tensors(path)
+    assert metadata == METADATA
+    assert tensors.keys() == (TENSORS | odd).keys()
+    for name, tensor in (TENSORS | odd).items():
+        assert tensors[name].dtype == tensor.dtype
+        assert tensors[name].shape == tensor.shape
+        assert tensors[name].numpy().tobytes() == tensor.contiguous().numpy().tobytes()
+
+
+def test_equal_weights_are_equal_files(tmp_path: Path) -> None:
+    for number in range(8):
+        save_tensors(tmp_path / f"{number}.safetensors", TENSORS, METADATA)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
+def test_missing_weights_are_named_with_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "step-0000040.safetensors"
+    with pytest.raises(UserError) as caught:
+        load_tensors(path)
+    assert str(caught.value) == f"{path} is missing. Run `snakemake` to make it."
+
+
+def damaged_message(path: Path) -> str:
+    with pytest.raises(DamagedFile) as caught:
+        load_tensors(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path} is damaged (")
+    assert message.endswith("Delete it; `snakemake` will make it again.")
+    assert "\n" not in message
+    return message
+
+
+def test_weights_cut_short_anywhere_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_tensors(path, TENSORS, METADATA)
+    whole = path.read_bytes()
+    for size in range(0, len(whole), 3):
+        path.write_bytes(whole[:size])
+        assert "truncated" in damaged_message(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 64, b"not safetensors, a text", b"{}"], ids=repr)
+def test_a_file_that_holds_no_weights_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(content)
+    damaged_message(path)
+
+
+def test_weights_with_any_byte_altered_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_tensors(path, TENSORS, METADATA)
+    whole = path.read_bytes()
+    padding = len(whole) - sum(4 * tensor.numel() for tensor in TENSORS.values())
+    while whole[padding - 1 : padding] == b" ":
+        padding -= 1
+    for place in [*range(padding), len(whole) - 1]:
+        for bits in (0x01, 0x10):
+            altered = bytearray(whole)
+            altered[place] ^= bits
+            path.write_bytes(altered)
+            damaged_message(path)
+
+
+@pytest.mark.parametrize(
+    ("written", "altered"),
+    [
+        (b'"step":"40"', b'"step":"50"'),
+        (b'"seed":"0"', b'"seed":"1"'),
+        (b"layers.0.query", b"layers.1.query"),
+        (b'"dtype":"F32"', b'"dtype":"I32"'),
+        (b'"shape":[1,3,4]', b'"shape":[1,4,3]'),
+    ],
+    ids=str,
+)
+def test_weights_with_an_altered_header_are_named(written: bytes, altered: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_tensors(path, TENSORS, METADATA)
+    whole = path.read_bytes()
+    assert whole.count(written) >= 1
+    path.write_bytes(whole.replace(written, altered))
+    assert "altered" in damaged_message(path)
+
+
+def test_weights_of_other_software_are_not_taken_for_ours(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "weights.safetensors"
+    save_file(TENSORS, path)
+    damaged_message(path)
+
+
+def test_a_table_where_weights_should_be_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    write_label_tables(path)
+    damaged_message(path)
+    write_weights(path)
+    with pytest.raises(DamagedFile):
+        read_table(path, LABEL_TABLES)

@@ -1,0 +1,224 @@
+"""The workflow itself: a tiny configuration from worlds to figures, and what reruns after a change."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from circuit_phases import tables
+
+ROOT = Path(__file__).parents[1]
+TINY = {"K": 8, "L": 4, "N": 2, "D": 11, "P": 5, "max_steps": 40, "evaluation_interval": 10, "checkpoints": 4}
+CONFIG = {
+    "results": "results",
+    "defaults": TINY | {"evaluation_sequences": 64},
+    "experiments": {
+        "base": {"seeds": 2},
+        "induction_head": {"set": {"T": 1, "p_B": 1}},
+        "class_frequencies": {"vary": {"alpha": [0, 1]}},
+        "own_sweep": {"vary": {"T": [2, 3], "heads": [1, 2]}},
+    },
+    "figures": {
+        "fig02": {"experiment": "base"},
+        "fig04": {"experiment": "base"},
+        "fig12": {"experiment": "induction_head"},
+        "fig14": {"experiment": "class_frequencies"},
+    },
+    "headline": ["fig04"],
+}
+BASE, INDUCTION = (
+    "paper,K=8,L=4,N=2,D=11,P=5,evaluation_sequences=64,max_steps=40,evaluation_interval=10,checkpoints=4",
+    "paper,T=1,K=8,L=4,N=2,D=11,P=5,p_B=1,evaluation_sequences=64,max_steps=40,evaluation_interval=10,checkpoints=4",
+)
+
+
+@dataclass(frozen=True)
+class Project:
+    """A copy of the workflow and the package, with its own results."""
+
+    folder: Path
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+
+    def stale(self, *targets: str) -> Counter[str]:
+        """The rules that a dry run would run, and how often, target rules left out."""
+        outcome = self.snakemake("--dry-run", "--quiet", "host", *targets)
+        assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+        text = outcome.stdout + outcome.stderr
+        jobs = re.findall(r"^(?:local)?rule (\w+):$", text, flags=re.MULTILINE)
+        return Counter(job for job in jobs if job in {"dataset", "class_frequencies", "train", "circuits", "theory",
+                                                      "phases", "table", "figure"})  # fmt: skip
+
+    @contextmanager
+    def changed(self, file: str, old: str, new: str) -> Iterator[None]:
+        """A file of the copy with some text replaced, put back at the end."""
+        path = self.folder / file
+        before = path.read_text()
+        assert old in before
+        path.write_text(before.replace(old, new))
+        try:
+            yield
+        finally:
+            path.write_text(before)
+
+    @contextmanager
+    def configured(self, values: dict) -> Iterator[None]:
+        """Another config.yaml, put back at the end."""
+        path = self.folder / "config.yaml"
+        before = path.read_text()
+        path.write_text(yaml.safe_dump(values))
+        try:
+            yield
+        finally:
+            path.write_text(before)
+
+    def table(self, name: str) -> pd.DataFrame:
+        return pd.read_parquet(self.folder / "results" / "tables" / f"{name}.parquet")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny workflow, run to its end."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("src", "workflow"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copy(ROOT / "Snakefile", folder)
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    finished = Project(folder)
+    outcome = finished.snakemake()
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    return finished
+
+
+def test_the_whole_workflow_leaves_every_table_and_figure(project: Project) -> None:
+    for name in ("runs", "training", "circuits", "attention", "phases", "theory"):
+        table = pq.read_table(project.folder / "results" / "tables" / f"{name}.parquet")
+        assert table.schema.names == tables.RUN_TABLES[name].names
+        assert all(field.metadata[b"description"] for field in table.schema)
+    for name in ("fig02", "fig04", "fig12", "fig14", "own_sweep"):
+        for ending in ("pdf", "png"):
+            assert (project.folder / "results" / "figures" / f"{name}.{ending}").stat().st_size > 1000
+    assert list((project.folder / "results" / "datasets").glob("*/label_tables.parquet"))
+
+
+def test_runs_with_equal_parameters_are_trained_once(project: Project) -> None:
+    runs = project.table("runs")
+    assert not runs.duplicated(["run", "seed"]).any()
+    # base (2 seeds), induction_head, and of own_sweep all but T = 3, heads = 1, which is base.
+    assert len(runs) == 2 + 1 + 3
+    assert set(runs["steps"]) == {40}
+
+
+def test_circuits_are_what_the_formulas_give_on_the_attention_table(project: Project) -> None:
+    circuits = project.table("circuits").set_index(["run", "seed", "step", "layer", "head", "metric"])["value"]
+    attention = project.table("attention")
+    S = 5
+    for index, rows in attention.groupby(["run", "seed", "step", "layer", "head"]):
+        weight = rows.set_index(["query", "key"])["weight"]
+        assert circuits[(*index, "bigram")] == pytest.approx(weight[S, S], abs=1e-6)
+        assert circuits[(*index, "label_attention")] == pytest.approx(weight[S, 2] + weight[S, 4], abs=1e-6)
+        assert circuits[(*index, "chunk_example")] == pytest.approx((weight[2, 1] + weight[4, 3]) / 2, abs=1e-6)
+
+
+def test_a_finished_workflow_has_nothing_to_do(project: Project) -> None:
+    assert not project.stale()
+
+
+def test_a_comment_reruns_nothing(project: Project) -> None:
+    with project.changed("src/circuit_phases/training.py", "import json", "import json  # a remark"):
+        assert not project.stale()
+
+
+def test_changing_one_drawing_redraws_its_figure_alone(project: Project) -> None:
+    with project.changed("src/circuit_phases/figures/fig04.py", "from __future__", "STYLE = 1\nfrom __future__"):
+        assert project.stale() == {"figure": 1}
+        assert not project.stale("fig02")
+
+
+def test_changing_the_metrics_reruns_analysis_and_figures_but_no_training(project: Project) -> None:
+    with project.changed("src/circuit_phases/circuits.py", "CHUNK = 256", "CHUNK = 128"):
+        # 6 runs; the tables of attention and circuits; all figures but fig14, which shows neither.
+        assert project.stale() == {"circuits": 6, "table": 2, "figure": 4}
+
+
+def test_changing_the_model_reruns_training_and_what_follows(project: Project) -> None:
+    with project.changed("src/circuit_phases/model.py", "torch.finfo(scores.dtype).min", "-1e30"):
+        stale = project.stale()
+        assert stale["train"] == stale["circuits"] == stale["phases"] == 6
+        assert "dataset" not in stale
+        assert "theory" not in stale
+
+
+def test_changing_one_experiment_trains_that_experiment_alone(project: Project) -> None:
+    changed = CONFIG | {"experiments": CONFIG["experiments"] | {"induction_head": {"set": {"T": 1, "p_B": 0.5}}}}
+    with project.configured(changed):
+        stale = project.stale()
+    assert stale["train"] == stale["circuits"] == stale["dataset"] == 1
+    assert stale["figure"] == 1
+
+
+def test_adding_a_sweep_trains_its_runs_and_draws_its_curves(project: Project) -> None:
+    changed = CONFIG | {"experiments": CONFIG["experiments"] | {"deep": {"vary": {"layers": [1, 3]}, "seeds": [4, 7]}}}
+    with project.configured(changed):
+        stale = project.stale()
+        assert stale["train"] == 4
+        assert stale["figure"] == 1
+        assert project.stale("deep")["figure"] == 1
+
+
+def test_the_headline_scope_leaves_other_experiments_out(project: Project) -> None:
+    outcome = project.snakemake(
+        "--dry-run", "headline", "tables", "--forceall", "--config", "scope=headline", "seeds_limit=1"
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    assert len(re.findall(r"^rule train:$", outcome.stdout + outcome.stderr, flags=re.MULTILINE)) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"experiments": {"base": {"set": {"T": 0}}}}, "experiments.base: T = 0 is not allowed (>= 1)."),
+        ({"experimentss": {}}, "experimentss = {}: there is no such key."),
+        ({"headline": ["fig99"]}, "headline: fig99 is not in figures"),
+    ],
+)
+def test_a_wrong_config_is_told_in_one_line(project: Project, values: dict, told: str) -> None:
+    with project.configured(CONFIG | values):
+        outcome = project.snakemake("--dry-run")
+    assert outcome.returncode != 0
+    text = outcome.stdout + outcome.stderr
+    assert told in text
+    assert "Traceback" not in text
+
+
+def test_a_damaged_table_is_named(project: Project) -> None:
+    path = project.folder / "results" / "runs" / INDUCTION / "seed-0" / "circuits.parquet"
+    before = path.read_bytes()
+    path.write_bytes(before[: len(before) // 2])
+    try:
+        outcome = project.snakemake("--forcerun", "figure", "--", "results/tables/circuits.parquet")
+    finally:
+        path.write_bytes(before)
+    assert outcome.returncode != 0
+    assert "circuits.parquet is damaged" in outcome.stdout + outcome.stderr

@@ -1,0 +1,71 @@
+# What each run learned: attention and circuits of its checkpoints, ceilings of its world, phases.
+
+
+rule circuits:
+    input:
+        dataset_of,
+        checkpoints=rules.train.output.checkpoints,
+    output:
+        attention=f"{RUN}/attention.parquet",
+        circuits=f"{RUN}/circuits.parquet",
+    log:
+        f"{RESULTS}/logs/circuits/{{run}}/seed-{{seed}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/circuits/{{run}}/seed-{{seed}}.tsv"
+    conda:
+        "../envs/circuit-phases.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=lambda wildcards, attempt: 20 * attempt,
+    params:
+        run=run_parameters,
+        code=code_digest("circuits"),
+    script:
+        "../scripts/circuits.py"
+
+
+rule theory:
+    input:
+        dataset_of,
+    output:
+        f"{RUN}/theory.parquet",
+    log:
+        f"{RESULTS}/logs/theory/{{run}}/seed-{{seed}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/theory/{{run}}/seed-{{seed}}.tsv"
+    conda:
+        "../envs/circuit-phases.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=lambda wildcards, attempt: 10 * attempt,
+    params:
+        run=run_parameters,
+        code=code_digest("theory"),
+    script:
+        "../scripts/theory.py"
+
+
+rule phases:
+    input:
+        training=rules.train.output.training,
+        theory=rules.theory.output[0],
+    output:
+        f"{RUN}/phases.parquet",
+    log:
+        f"{RESULTS}/logs/phases/{{run}}/seed-{{seed}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/phases/{{run}}/seed-{{seed}}.tsv"
+    conda:
+        "../envs/circuit-phases.yaml"
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=lambda wildcards, attempt: 5 * attempt,
+    params:
+        run=run_parameters,
+        phases=configuration.phases.model_dump(),
+        code=code_digest("phases"),
+    script:
+        "../scripts/phases.py"

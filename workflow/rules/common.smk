@@ -1,0 +1,69 @@
+# Helpers of the rules: the configuration, where files lie, and what a rule's code is.
+from circuit_phases.code_digest import code_digest
+from circuit_phases.configuration import parse_configuration
+from circuit_phases.figures import FIGURES, UNTRAINED_TABLES
+from circuit_phases.files import UserError
+from snakemake.exceptions import WorkflowError
+
+try:
+    configuration = parse_configuration(config, "config")
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = configuration.results
+RUN = f"{RESULTS}/runs/{{run}}/seed-{{seed}}"
+DATASET = f"{RESULTS}/datasets/{{dataset}}"
+TABLES = ("runs", "training", "circuits", "attention", "phases", "theory")
+
+RUN_SEEDS = {
+    (each.settings.name, each.seed): each
+    for table in (*TABLES, *UNTRAINED_TABLES)
+    for each in configuration.run_seeds(table)
+}
+DATASETS = {each.dataset: each for each in RUN_SEEDS.values()}
+FIGURE_NAMES = list(configuration.figures_in_scope)
+
+
+wildcard_constraints:
+    run="[^/]+",
+    seed=r"\d+",
+    dataset="[^/]+",
+    table="|".join((*TABLES, *UNTRAINED_TABLES)),
+    figure="|".join(FIGURE_NAMES),
+
+
+def run_parameters(wildcards):
+    return RUN_SEEDS[wildcards.run, int(wildcards.seed)].settings.parameters
+
+
+def dataset_of(wildcards):
+    """The files of a run's world."""
+    dataset = RUN_SEEDS[wildcards.run, int(wildcards.seed)].dataset
+    return [path.format(dataset=dataset) for path in rules.dataset.output]
+
+
+def table_paths(table, run_seeds):
+    """The per-run files of a table."""
+    name = "run" if table == "runs" else table
+    return [
+        f"{RESULTS}/runs/{each.settings.name}/seed-{each.seed}/{name}.parquet"
+        for each in run_seeds
+    ]
+
+
+def figure_tables(wildcards):
+    """The per-run files of every table that a figure reads, by the table's name."""
+    series = configuration.figure_series(wildcards.figure)
+    pairs = [(settings.name, seed) for each, settings in series for seed in each.seeds]
+    return {
+        table: table_paths(table, [RUN_SEEDS[pair] for pair in pairs])
+        for table in FIGURES[configuration.drawing(wildcards.figure)]
+    }
+
+
+def figure_series(wildcards):
+    """The label, run and seeds of each series of a figure."""
+    return [
+        {"label": each.label, "run": each.run, "seeds": list(each.seeds)}
+        for each, _ in configuration.figure_series(wildcards.figure)
+    ]

@@ -1,0 +1,47 @@
+# The world of each run: class means, label vectors, label tables, frozen evaluation sequences.
+
+
+rule dataset:
+    output:
+        class_means=f"{DATASET}/class_means.parquet",
+        label_vectors=f"{DATASET}/label_vectors.parquet",
+        label_tables=f"{DATASET}/label_tables.parquet",
+        evaluation_sequences=f"{DATASET}/evaluation_sequences.parquet",
+    log:
+        f"{RESULTS}/logs/dataset/{{dataset}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/dataset/{{dataset}}.tsv"
+    conda:
+        "../envs/circuit-phases.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=lambda wildcards, attempt: 5 * attempt,
+    params:
+        world=lambda wildcards: DATASETS[wildcards.dataset].settings.world.model_dump(),
+        seed=lambda wildcards: DATASETS[wildcards.dataset].world_seed,
+        code=code_digest("sequences", "datasets"),
+    script:
+        "../scripts/dataset.py"
+
+
+rule class_frequencies:
+    input:
+        dataset_of,
+    output:
+        f"{RUN}/class_frequencies.parquet",
+    log:
+        f"{RESULTS}/logs/class_frequencies/{{run}}/seed-{{seed}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/class_frequencies/{{run}}/seed-{{seed}}.tsv"
+    conda:
+        "../envs/circuit-phases.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=lambda wildcards, attempt: 5 * attempt,
+    params:
+        run=run_parameters,
+        code=code_digest("world"),
+    script:
+        "../scripts/class_frequencies.py"

@@ -1,0 +1,47 @@
+# Every figure of config.yaml, from the tables of its own runs alone.
+
+
+rule figure:
+    input:
+        unpack(figure_tables),
+    output:
+        pdf=f"{RESULTS}/figures/{{figure}}.pdf",
+        png=f"{RESULTS}/figures/{{figure}}.png",
+    log:
+        f"{RESULTS}/logs/figure/{{figure}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/figure/{{figure}}.tsv"
+    conda:
+        "../envs/circuit-phases.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=lambda wildcards, attempt: 5 * attempt,
+    params:
+        drawing=lambda wildcards: configuration.drawing(wildcards.figure),
+        series=figure_series,
+        code=lambda wildcards: code_digest(
+            f"figures.{configuration.drawing(wildcards.figure)}", "figures.drawing"
+        ),
+    script:
+        "../scripts/figure.py"
+
+
+rule figures:
+    input:
+        expand(rules.figure.output.pdf, figure=FIGURE_NAMES),
+
+
+rule headline:
+    input:
+        expand(rules.figure.output.pdf, figure=configuration.headline),
+
+
+# `snakemake fig04` makes one figure.
+for figure in FIGURE_NAMES:
+
+    rule:
+        name:
+            figure
+        input:
+            f"{RESULTS}/figures/{figure}.pdf",

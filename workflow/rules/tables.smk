@@ -1,0 +1,27 @@
+# One table over all runs of the figures in scope.
+
+
+rule table:
+    input:
+        lambda wildcards: table_paths(
+            wildcards.table, configuration.run_seeds(wildcards.table)
+        ),
+    output:
+        f"{RESULTS}/tables/{{table}}.parquet",
+    log:
+        f"{RESULTS}/logs/table/{{table}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/table/{{table}}.tsv"
+    conda:
+        "../envs/circuit-phases.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=lambda wildcards, attempt: 5 * attempt,
+    script:
+        "../scripts/table.py"
+
+
+rule tables:
+    input:
+        expand(rules.table.output, table=TABLES),
