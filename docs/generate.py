@@ -45,7 +45,9 @@ def parameters_page() -> str:
     parts.append(_keys("Top level", Configuration.model_fields))
     parts.append(_keys("One experiment", Experiment.model_fields))
     parts.append(_keys("One figure", FigureEntry.model_fields))
-    parts.append("\n# Parameters of a run\n\nThey stand under `defaults`, or under `set` and `vary` of an experiment.\n")
+    parts.append(
+        "\n# Parameters of a run\n\nThey stand under `defaults`, or under `set` and `vary` of an experiment.\n"
+    )
     titles = {"world": "World (paper, Sec. 3)", "model": "Model", "training": "Training"}
     parts += [_keys(titles[group], cls.model_fields) for group, cls in GROUPS.items()]
     parts.append(_keys("Seed of the world", {"world_seed": RunSettings.model_fields["world_seed"]}))
@@ -58,7 +60,9 @@ def parameters_page() -> str:
 
 
 def _table(name: str, schema: pa.Schema, level: int = 2) -> str:
-    lines = [f"\n{'#' * level} {name}\n\n{schema.metadata[b'description'].decode()}.\n\n| column | type | meaning |\n|---|---|---|\n"]
+    lines = [
+        f"\n{'#' * level} {name}\n\n{schema.metadata[b'description'].decode()}.\n\n| column | type | meaning |\n|---|---|---|\n"
+    ]
     lines += [f"| {field.name} | {field.type} | {field.metadata[b'description'].decode()} |\n" for field in schema]
     return "".join(lines)
 

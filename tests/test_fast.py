@@ -45,13 +45,15 @@ def assert_equal_to_the_textbook(run: RunSettings, count: int, seed: int = 0) ->
     expected = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
     gradients, (fast_loss, correct) = torch.func.grad_and_value(form.loss, has_aux=True)(detached, batch)
 
-    close = {"rtol": 1e-10, "atol": 1e-10}
-    torch.testing.assert_close(form.logits(detached, batch).permute(2, 1, 0), logits.detach(), **close)
-    torch.testing.assert_close(fast_loss, loss.detach(), **close)
+    def assert_close(actual: Tensor, wanted: Tensor, what: str) -> None:
+        torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-10, msg=lambda text: f"{what}: {text}")
+
+    assert_close(form.logits(detached, batch).permute(2, 1, 0), logits.detach(), "logits")
+    assert_close(fast_loss, loss.detach(), "loss")
     assert int(correct) == int((logits[:, -1].argmax(-1) == sequences.labels[:, -1]).sum())
     assert gradients.keys() == parameters.keys()
     for (name, gradient), wanted in zip(gradients.items(), expected, strict=True):
-        torch.testing.assert_close(gradient, wanted, **close, msg=lambda text, name=name: f"{name}: {text}")
+        assert_close(gradient, wanted, name)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {

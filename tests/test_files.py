@@ -70,9 +70,14 @@ def test_an_interrupted_write_keeps_the_old_file_and_leaves_no_other(
 ) -> None:
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(error), replacing(path) as temporary:
-        temporary.write_text("half of the n")
-        raise error
+
+    def write_half() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half of the n")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -184,8 +184,9 @@ def test_a_token_with_no_allowed_key_attends_to_nothing_and_keeps_finite_gradien
 def test_huge_scores_do_not_leak_through_a_mask(tiny: Tiny) -> None:
     _, model, sequences = build(tiny())
     with torch.no_grad():
-        for layer in model.layers:
-            layer.query *= 1e4
+        for name, parameter in model.named_parameters():
+            if name.endswith("query"):
+                parameter.mul_(1e4)
     attention = model(sequences).attention
     assert attention.isfinite().all()
     assert not attention.triu(1).any()
@@ -253,23 +254,24 @@ def test_query_key_and_value_start_with_variance_one_over_128(
     settings: dict[str, Any], head_width: int, full_size: Callable[..., InContextTransformer]
 ) -> None:
     heads = settings.get("heads", 1)
-    for layer in full_size(**settings).layers:
-        for weights in (layer.query, layer.key, layer.value):
-            assert weights.shape == (heads, head_width, 128)
-            assert_normal(weights, 1 / 128)
-        assert layer.output.shape == (heads, 128, head_width)
-        assert_normal(layer.output, 1 / (heads * head_width))
+    weights = dict(full_size(**settings).named_parameters())
+    for layer in (0, 1):
+        for name in ("query", "key", "value"):
+            assert weights[f"layers.{layer}.{name}"].shape == (heads, head_width, 128)
+            assert_normal(weights[f"layers.{layer}.{name}"], 1 / 128)
+        assert weights[f"layers.{layer}.output"].shape == (heads, 128, head_width)
+        assert_normal(weights[f"layers.{layer}.output"], 1 / (heads * head_width))
 
 
 def test_classifier_and_learned_labels_start_at_their_scale(full_size: Callable[..., InContextTransformer]) -> None:
-    model = full_size(hidden_layers=2, label_vectors="learned")
-    assert [layer.weight.shape for layer in model.classifier] == [(128, 128), (128, 128), (32, 128)]
-    for layer in model.classifier:
-        for numbers in (layer.weight, layer.bias):
-            scaled = numbers.detach().flatten().double().numpy() * np.sqrt(128)
+    weights = dict(full_size(hidden_layers=2, label_vectors="learned").named_parameters())
+    for layer, outputs in enumerate((128, 128, 32)):
+        assert weights[f"classifier.{layer}.weight"].shape == (outputs, 128)
+        for name in ("weight", "bias"):
+            scaled = weights[f"classifier.{layer}.{name}"].detach().flatten().double().numpy() * np.sqrt(128)
             assert kstest(scaled, "uniform", args=(-1, 2)).pvalue > 1e-3
-    assert model.embedding.label_vectors.shape == (32, 128)
-    assert_normal(model.embedding.label_vectors, 1 / 128)
+    assert weights["embedding.label_vectors"].shape == (32, 128)
+    assert_normal(weights["embedding.label_vectors"], 1 / 128)
 
 
 def test_weights_are_a_function_of_the_training_seed_alone(tiny: Tiny) -> None:

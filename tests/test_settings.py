@@ -111,9 +111,9 @@ def test_values_that_do_not_go_together_are_refused_with_the_way_out(
         ("output_projection", "yes"), ("label_tables", "random"), ("masks", [["all"], ["causal"]]), ("world_seed", -1),
     ],
 )  # fmt: skip
-def test_a_value_out_of_range_or_of_the_wrong_type_is_refused_by_its_key(name: str, value: object) -> None:
+def test_a_value_out_of_range_or_of_the_wrong_type_is_refused_by_its_key(name: str, value: Any) -> None:
     with pytest.raises(ValidationError) as caught:
-        make(**{name: value})
+        make("paper", **{name: value})
     assert name in {str(part) for error in caught.value.errors() for part in error["loc"]}
 
 
@@ -126,7 +126,7 @@ def test_a_value_out_of_range_or_of_the_wrong_type_is_refused_by_its_key(name: s
 )  # fmt: skip
 def test_a_misspelt_parameter_is_refused_and_the_nearest_named(typed: str, meant: str) -> None:
     with pytest.raises(RuleBroken) as caught:
-        make(**{typed: 7})
+        make("paper", **{typed: 7})
     assert f"{typed} = 7: there is no such parameter (did you mean {meant}?)" in str(caught.value)
 
 

@@ -133,12 +133,14 @@ class EmbeddedStream(Stream):
 class FastForm:
     """The re-associated form of one model: pure functions of its parameters and a batch.
 
-    Tokens are held in the order x1 ... xN xq l1 ... lN.
+    Tokens are held in the order x1 ... xN xq l1 ... lN. `elementwise` sums attention element by element
+    where there are few tokens: a compiler makes that fast, and only a compiler does.
     """
 
-    def __init__(self, model: InContextTransformer) -> None:
+    def __init__(self, model: InContextTransformer, elementwise: bool = False) -> None:
         self.world = model.world_settings
         self.settings = model.settings
+        self.elementwise = elementwise and self.world.S <= ELEMENTWISE_TOKENS
         N, S = self.world.N, self.world.S
         order = torch.cat([torch.arange(0, S, 2), torch.arange(1, S, 2)])
         self.masks = model.masks[:, order][:, :, order]
@@ -210,13 +212,13 @@ class FastForm:
         if way == "merged":
             merged = _product(stream.restrict(key).transpose(1, 2), query)
             asked = stream.apply(merged) if every else _apply(merged, stream.residual(rows))
-            scores = _scores(asked, u[None])
+            scores = self._scores(asked, u[None])
         else:
             asked = stream.apply(query) if every else _apply(query, stream.residual(rows))
             if way == "both sides":
-                scores = _scores(asked, stream.apply(key))
+                scores = self._scores(asked, stream.apply(key))
             else:
-                scores = _scores(_apply_per_head(stream.restrict(key).transpose(1, 2), asked), u[None])
+                scores = self._scores(_apply_per_head(stream.restrict(key).transpose(1, 2), asked), u[None])
         p = masked_softmax(scores, mask[rows, :, None], dim=2)
 
         values_cost = {
@@ -227,16 +229,32 @@ class FastForm:
             values_cost["merged"] = cost(d * W * S, d) + d * w * W
         way = min(values_cost, key=values_cost.__getitem__)
         if way == "merged" and output is not None:
-            return _mix(p, stream.apply(_product(output, value))).sum(0)
+            return self._mix(p, stream.apply(_product(output, value))).sum(0)
         if way == "project first":
-            mixed = _mix(p, stream.apply(value))
+            mixed = self._mix(p, stream.apply(value))
         else:
-            mixed = _apply_per_head(stream.restrict(value), _mix(p, u[None]))
+            mixed = _apply_per_head(stream.restrict(value), self._mix(p, u[None]))
         mixed = mixed.reshape(heads * w, R, n)
         if output is None:
             return mixed
         joined = output.transpose(0, 1).reshape(1, d, heads * w)
         return _apply(joined, mixed)[0]
+
+    def _scores(
+        self, query: Float[Tensor, "heads W R n"], key: Float[Tensor, "keys W S n"]
+    ) -> Float[Tensor, "heads R S n"]:
+        """Dot products over the features; a key axis of 1 serves every head."""
+        if self.elementwise:
+            return (query[:, :, :, None] * key[:, :, None]).sum(1)
+        return torch.einsum("hwrn,hwsn->hrsn", query, key.expand(len(query), -1, -1, -1))
+
+    def _mix(
+        self, p: Float[Tensor, "heads R S n"], values: Float[Tensor, "keys W S n"]
+    ) -> Float[Tensor, "heads W R n"]:
+        """Sums over the tokens attended to; a key axis of 1 serves every head."""
+        if self.elementwise:
+            return (p[:, None] * values[:, :, None]).sum(3)
+        return torch.einsum("hrsn,hwsn->hwrn", p, values.expand(len(p), -1, -1, -1))
 
 
 def _apply(matrices: Float[Tensor, "heads out W"], u: Float[Tensor, "W S n"]) -> Float[Tensor, "heads out S n"]:
@@ -259,24 +277,6 @@ def _one_hot(indices: Int64[Tensor, "..."], count: int, dtype: torch.dtype) -> F
     """One-hot columns along a new first axis; a negative index gives zeros."""
     numbers = torch.arange(count, device=indices.device)
     return (numbers.view(-1, *[1] * indices.dim()) == indices).to(dtype)
-
-
-def _scores(query: Float[Tensor, "heads W R n"], key: Float[Tensor, "keys W S n"]) -> Float[Tensor, "heads R S n"]:
-    """Dot products over the features; a key axis of 1 serves every head."""
-    if _elementwise(key.shape[2]):
-        return (query[:, :, :, None] * key[:, :, None]).sum(1)
-    return torch.einsum("hwrn,hwsn->hrsn", query, key.expand(len(query), -1, -1, -1))
-
-
-def _mix(p: Float[Tensor, "heads R S n"], values: Float[Tensor, "keys W S n"]) -> Float[Tensor, "heads W R n"]:
-    """Sums over the tokens attended to; a key axis of 1 serves every head."""
-    if _elementwise(values.shape[2]):
-        return (p[:, None] * values[:, :, None]).sum(3)
-    return torch.einsum("hrsn,hwsn->hwrn", p, values.expand(len(p), -1, -1, -1))
-
-
-def _elementwise(tokens: int) -> bool:
-    return torch.compiler.is_compiling() and tokens <= ELEMENTWISE_TOKENS
 
 
 def _feed_forward(weights: Parameters, u: Float[Tensor, "d R n"]) -> Float[Tensor, "d R n"]:

@@ -19,6 +19,7 @@ from circuit_phases.settings import Positive, Settings
 
 CIRCUITS = ("ncc", "scc", "fcc")
 """The circuits of phases 1, 2 and 3."""
+COLUMNS = ["rule", "phase", "start_step", "end_step", "accuracy", "ceiling"]
 
 
 class PhaseSettings(Settings):
@@ -27,7 +28,9 @@ class PhaseSettings(Settings):
     dt: Positive = Field(100, description="rule paper: steps between the accuracies compared")
     threshold: float = Field(0.025, gt=0, description="rule paper: gain of accuracy over dt that marks a jump")
     cluster: float = Field(0.1, gt=0, description="rule paper: decades of steps within which marks are one jump")
-    slope: float = Field(0.4, gt=0, description="rule plateau: most gain of accuracy per decade of steps on a plateau")
+    slope: float = Field(
+        0.5, gt=0, description="rule plateau: most change of accuracy, relative to it, per decade of steps on a plateau"
+    )
     window: float = Field(0.08, gt=0, description="rule plateau: decades of steps over which the slope is taken")
     width: float = Field(0.05, gt=0, description="rule plateau: least decades of steps on a plateau")
     tolerance: float = Field(0.08, gt=0, description="rule plateau: most distance of a plateau from its ceiling")
@@ -44,8 +47,10 @@ def find_phases(
     """
     settings = settings or PhaseSettings()
     accuracy = accuracy[accuracy.index > 0].sort_index()
+    if accuracy.empty:
+        return pd.DataFrame(columns=COLUMNS)
     rows = _stretches_between_jumps(accuracy, settings) + _plateaus(accuracy, ceilings, L, settings)
-    return pd.DataFrame(rows, columns=["rule", "phase", "start_step", "end_step", "accuracy", "ceiling"])
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _stretches_between_jumps(accuracy: pd.Series, settings: PhaseSettings) -> list[dict[str, object]]:
@@ -75,9 +80,15 @@ def _plateaus(
         return []
     decades = np.log10(curve.index.to_numpy(dtype=float))
     grid = np.arange(decades[0], decades[-1], 0.01)
+    if len(grid) < 2:
+        return []
     smooth = _smoothed(decades, curve.to_numpy(), grid, settings.window)
-    slope = np.gradient(smooth, grid) if len(grid) > 1 else np.zeros(len(grid))
-    flat = (np.abs(slope) <= settings.slope) & (smooth >= 1 / L + settings.chance)
+    # At either end half the window is missing, and the curve would seem to flatten there.
+    whole = (grid >= decades[0] + settings.window / 2) & (grid <= decades[-1] - settings.window / 2)
+    if not whole.any():
+        return []
+    slope = np.interp(grid, grid[whole], np.gradient(smooth, grid)[whole])
+    flat = (np.abs(slope) <= settings.slope * smooth) & (smooth >= 1 / L + settings.chance)
     rows: list[dict[str, object]] = []
     for start, end in _stretches(flat):
         if grid[end] - grid[start] < settings.width:
@@ -100,11 +111,10 @@ def _first_dense_step(accuracy: pd.Series, settings: PhaseSettings) -> float:
 def _smoothed(
     decades: Float[np.ndarray, " n"], values: Float[np.ndarray, " n"], grid: Float[np.ndarray, " m"], window: float
 ) -> Float[np.ndarray, " m"]:
-    """The mean of the values within half a window of each grid point."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
+    """The median of the values within half a window of each grid point, so that single dips do not count."""
     low = np.searchsorted(decades, grid - window / 2, side="left")
     high = np.maximum(np.searchsorted(decades, grid + window / 2, side="right"), low + 1)
-    return (sums[np.minimum(high, len(values))] - sums[low]) / (np.minimum(high, len(values)) - low)
+    return np.array([np.median(values[start:end]) for start, end in zip(low, high, strict=True)])
 
 
 def _stretches(flags: np.ndarray) -> list[tuple[int, int]]:

@@ -68,8 +68,8 @@ def draw_sequences(world: World, count: int, generator: np.random.Generator) -> 
     noise = torch.randn(
         (s.D, s.N + 1, count), generator=torch.Generator().manual_seed(int(generator.integers(2**63 - 1)))
     )
-    means = world.scaled_class_means.T[:, torch.from_numpy(classes.T.copy())]
-    items = noise.mul_(s.eps / np.sqrt((1 + s.eps**2) * s.D)).add_(means).permute(2, 1, 0)
+    means = world.scaled_class_means.index_select(1, torch.from_numpy(classes.T.ravel()))
+    items = noise.mul_(s.eps / np.sqrt((1 + s.eps**2) * s.D)).add_(means.view_as(noise)).permute(2, 1, 0)
     return Sequences(
         tasks=torch.from_numpy(tasks),
         classes=torch.from_numpy(classes),

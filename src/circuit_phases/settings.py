@@ -157,7 +157,7 @@ class TrainingSettings(Settings):
     checkpoints: Annotated[int, Field(ge=2)] = Field(80, description="saved weights, about, from step 0 to the last")
     checkpoint_spacing: Literal["log", "linear"] = Field("log", description="how the saved steps are spaced")
     stop_after: Natural = Field(
-        100,
+        20,
         description=(
             "evaluations in a row at accuracy 0.999 or more after which training stops, since nothing is left "
             "to learn; 0: never, as in the paper"

@@ -40,13 +40,12 @@ from circuit_phases.files import UserError
 from circuit_phases.sequences import draw_sequences
 from circuit_phases.settings import WorldSettings
 from circuit_phases.tables import THEORY, table_from_rows
-from circuit_phases.world import World
+from circuit_phases.world import Stream, World, random_generator
 
 Circuit = Literal["ncc", "scc", "fcc"]
 Method = Literal["enumeration", "monte_carlo"]
 
-# The random stream of the Monte Carlo sequences, after those of `world.Stream`.
-_STREAM = 7
+
 _CHUNK = 4096
 _MOST_SUBSETS = 512
 _MOST_ENTRIES = 20_000_000
@@ -137,7 +136,7 @@ def _full_context(world: World, largest_enumeration: int, sequences: int) -> Cei
 
 
 def _exact(circuit: Circuit, accuracy: float) -> Ceiling:
-    return Ceiling(circuit, min(accuracy, 1.0), 0.0, "enumeration")
+    return Ceiling(circuit, min(float(accuracy), 1.0), 0.0, "enumeration")
 
 
 def _estimated(circuit: Circuit, values: Float64[np.ndarray, " n"]) -> Ceiling:
@@ -164,7 +163,7 @@ def _drawn_classes(
     """Tasks, the query's classes and the context's classes of random sequences, in chunks."""
     # Nobody looks at the items' content, so one dimension of it will do.
     flat = replace(world, settings=world.settings.model_copy(update={"D": 1}), class_means=world.class_means[:, :1])
-    generator = np.random.default_rng([_STREAM, world.seed])
+    generator = random_generator(Stream.theory, world.seed)
     for start in range(0, count, _CHUNK):
         drawn = draw_sequences(flat, min(_CHUNK, count - start), generator)
         classes = drawn.classes.numpy()
@@ -405,9 +404,8 @@ class _UnevenPart:
         if draw.query != "free":
             own = np.arange(len(tables))[:, None], tables
             without = _with_the_query(without) if draw.query == "in" else without
-            possible = self._whole.log[own] > -np.inf
-            log_ratio = without.log - np.where(possible, self._whole.log[own], 0.0)
-            log_change = log_change + np.where(possible, log_ratio, -np.inf)
+            whole_log = self._whole.log[own]
+            log_change = log_change + without.log - np.where(whole_log > -np.inf, whole_log, 0.0)
             rate_change = rate_change + self._whole.rate[own] - without.rate
         shape = (*tables.shape, draw.classes + 1, len(times))
         self._change = _Sums(np.broadcast_to(log_change, shape), np.broadcast_to(rate_change, shape))

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from circuit_phases.checkpoints import checkpoint_file, load_tensors, save_tensors
-from circuit_phases.fast import Batch, FastForm
+from circuit_phases.fast import Batch, FastForm, Parameters
 from circuit_phases.files import UserError
 from circuit_phases.model import InContextTransformer
 from circuit_phases.sequences import Sequences, training_batch
@@ -58,21 +60,27 @@ class Trainer:
         self.settings, self.world, self.seed = settings, world, seed
         self.model = InContextTransformer(world, settings.model, seed)
         self.parameters = {name: tensor.detach() for name, tensor in self.model.named_parameters()}
-        form = FastForm(self.model)
-        learning_rate = settings.training.learning_rate
+        compiled = settings.training.max_steps >= COMPILE_FROM_STEPS
+        plain, compilable = FastForm(self.model), FastForm(self.model, elementwise=True)
+        self._step = self._gradient_step(plain)
+        self._logits = plain.logits
+        if compiled:
+            self._step = _compiled_or_plain(self._gradient_step(compilable), self._step)
+            self._logits = _compiled_or_plain(compilable.logits, self._logits)
+        iid, permuted = evaluation
+        self._evaluation = {"iid": iid, "random_label": iid.with_context_labels(permuted)}
+
+    def _gradient_step(self, form: FastForm) -> Callable[[Parameters, Batch], tuple[Tensor, Tensor]]:
+        learning_rate = self.settings.training.learning_rate
         differentiate = torch.func.grad_and_value(form.loss, has_aux=True)
 
-        def step(parameters: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        def step(parameters: Parameters, batch: Batch) -> tuple[Tensor, Tensor]:
             gradients, (loss, correct) = differentiate(parameters, batch)
             for name, gradient in gradients.items():
                 parameters[name].sub_(gradient, alpha=learning_rate)
             return loss, correct
 
-        compiled = settings.training.max_steps >= COMPILE_FROM_STEPS
-        self._step = _compiled_or_plain(step) if compiled else step
-        self._logits = _compiled_or_plain(form.logits) if compiled else form.logits
-        iid, permuted = evaluation
-        self._evaluation = {"iid": iid, "random_label": iid.with_context_labels(permuted)}
+        return step
 
     def step(self, step: int) -> tuple[Tensor, Tensor]:
         """Take gradient step number `step` (from 1); gives the batch's loss and number correct."""
@@ -105,26 +113,36 @@ class Trainer:
         return torch.cat(losses).double().numpy(), torch.cat(corrects).numpy()
 
 
-def _compiled_or_plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function; where that fails (no compiler), run it as it is and say so once."""
-    compiled = torch.compile(
-        function, dynamic=False, options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
-    )
+def _compiled_or_plain(compilable: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function at its first call; where that fails (no compiler), run the plain one and say so once."""
     working: Callable[..., Any] | None = None
 
     def call(*arguments: Any) -> Any:
         nonlocal working
         if working is None:
             try:
-                result = compiled(*arguments)
-                working = compiled
-                return result
-            except torch._dynamo.exc.TorchDynamoException as error:
+                working = _compiled(compilable, arguments)
+                return working(*arguments)
+            except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
                 logger.warning("Not compiled, so slower: %s", str(error).strip().splitlines()[0])
-                working = function
+                working = plain
         return working(*arguments)
 
     return call
+
+
+def _compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any]:
+    """A compiled form for arguments of these shapes alone.
+
+    Tracing first gives each form a code object of its own: compiled code is kept by code object, and
+    its guards, which would tell one world's constants from another's, are left out since checking
+    them takes longer than a small kernel.
+    """
+    examples = tree_map(lambda value: value.clone(), arguments)
+    traced = make_fx(lambda *values: function(*values))(*examples)
+    options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+    compiled: Callable[..., Any] = torch.compile(traced, dynamic=False, options=options)
+    return compiled
 
 
 def train(

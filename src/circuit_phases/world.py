@@ -23,6 +23,7 @@ class Stream(IntEnum):
     evaluation = 4
     batch = 5
     weights = 6
+    theory = 7
 
 
 def random_generator(stream: Stream, seed: int, step: int = 0) -> np.random.Generator:
@@ -57,9 +58,9 @@ class World:
         )
 
     @cached_property
-    def scaled_class_means(self) -> Float32[torch.Tensor, "K D"]:
-        """mu_k / sqrt(1 + eps^2), the mean of an item of class k."""
-        return torch.from_numpy(self.class_means) / float(np.sqrt(1 + self.settings.eps**2))
+    def scaled_class_means(self) -> Float32[torch.Tensor, "D K"]:
+        """mu_k / sqrt(1 + eps^2), the mean of an item of class k, as columns."""
+        return torch.from_numpy(self.class_means.T / np.float32(np.sqrt(1 + self.settings.eps**2))).contiguous()
 
     @cached_property
     def class_frequencies(self) -> Float64[np.ndarray, " K"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import chain
 
+import pandas as pd
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.typing import LineStyleType
@@ -22,6 +23,9 @@ from circuit_phases.figures.panels import (
 from circuit_phases.figures.readings import METRICS, circuit_curve, layers_and_heads, phases
 from circuit_phases.figures.style import CIRCUIT_COLOURS, PAGE, series_looks, styled
 
+LEGEND_COLUMNS = 6
+"""Series beside each other in the legend, at most."""
+
 
 @styled
 def figure(data: FigureData) -> Figure:
@@ -36,20 +40,24 @@ def figure(data: FigureData) -> Figure:
         _metrics(part, data, layers, " (largest over heads)" * any(head > 1 for _, head in heads))
     colours = [Line2D([], [], color=colour, linestyle=line, label=one.label) for one, colour, line in _looks(data)]
     several_seeds = any(len(series.seeds) > 1 for series in data.series)
-    legend_above(drawn, colours, min(len(colours), 6), "dark: median over seeds, light: each seed" * several_seeds)
+    rows = -(-len(colours) // LEGEND_COLUMNS)
+    legend_above(
+        drawn,
+        [colours[i : i + rows] for i in range(0, len(colours), rows or 1)],
+        "dark: median over seeds, light: each seed" * several_seeds,
+    )
     return drawn
 
 
 def _accuracy(part: FigureBase, data: FigureData) -> None:
     accuracy, strip = part.subplots(2, 1, sharex=True, height_ratios=[1.5, 0.16 * max(len(data.series), 1)])
-    curves = {series.label: splits(data, series) for series in data.series}
     for series, colour, line in _looks(data):
-        median_of_seeds(accuracy, curves[series.label], colour, line)
+        median_of_seeds(accuracy, splits(data, series), colour, line)
     accuracy_axis(accuracy)
     found = [[phases(data, series.run, seed) for seed in series.seeds] for series in data.series]
-    phase_strip(strip, list(zip(curves, found, strict=True)))
-    step_axis(strip, [curve for seeds in curves.values() for curve in seeds])
-    legend_above(part, phase_handles(chain(*chain(*found)), CIRCUIT_COLOURS))
+    phase_strip(strip, [(series.label, seeds) for series, seeds in zip(data.series, found, strict=True)])
+    step_axis(strip, _every_curve(data))
+    legend_above(part, [[handle] for handle in phase_handles(chain(*chain(*found)), CIRCUIT_COLOURS)])
 
 
 def _metrics(part: FigureBase, data: FigureData, layers: list[int], note: str) -> None:
@@ -64,7 +72,11 @@ def _metrics(part: FigureBase, data: FigureData, layers: list[int], note: str) -
     for axes, layer in zip(grid[0], layers, strict=True):
         axes.set_title(f"Layer {layer}{note}")
     for axes in grid[-1]:
-        step_axis(axes, [curve for series in data.series for curve in splits(data, series)])
+        step_axis(axes, _every_curve(data))
+
+
+def _every_curve(data: FigureData) -> list[pd.Series[float]]:
+    return [curve for series in data.series for curve in splits(data, series)]
 
 
 def _looks(data: FigureData) -> list[tuple[Series, str, LineStyleType]]:

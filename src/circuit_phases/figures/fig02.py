@@ -18,20 +18,30 @@ from circuit_phases.figures.panels import (
     splits,
     step_axis,
 )
-from circuit_phases.figures.readings import ceilings, checkpoints, nearest, phases
+from circuit_phases.figures.readings import ceilings, checkpoints, layers_and_heads, nearest, phases
 from circuit_phases.figures.style import PAGE, styled
+
+CURVES_HEIGHT = 2.0
+"""Inches of accuracy and loss; each row of maps adds to it."""
 
 
 @styled
 def figure(data: FigureData) -> Figure:
     """Accuracy and loss of every seed; phases, ceilings and maps are those of the first seed listed."""
-    return per_series(data, PAGE, 5.3, _draw)
+    maps = max((_maps_height(data, series) for series in data.series), default=0)
+    return per_series(data, PAGE, CURVES_HEIGHT + maps, _draw)
+
+
+def _maps_height(data: FigureData, series: Series) -> float:
+    rows = layers_and_heads(data.table("attention", series.run, series.seeds[0]))
+    shown = any(phase.number for phase in phases(data, series.run, series.seeds[0]))
+    return 0.3 + 1.5 * len(rows) if shown else 0.3
 
 
 def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     seed = series.seeds[0]
     found = phases(data, series.run, seed)
-    above, below = part.subfigures(2, 1, height_ratios=[2, 3.3], squeeze=False)[:, 0]
+    above, below = part.subfigures(2, 1, height_ratios=[CURVES_HEIGHT, _maps_height(data, series)], squeeze=False)[:, 0]
     accuracy, loss = above.subplots(1, 2)
     for axes, column in ((accuracy, "accuracy"), (loss, "loss")):
         seed_curves(axes, splits(data, series, column=column))
@@ -41,7 +51,7 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     draw_ceilings(accuracy, ceilings(data, series.run, seed))
     loss.set_ylim(bottom=0)
     loss.set_ylabel("loss (nats)")
-    legend_above(above, [*seed_handles(series), *phase_handles(found)])
+    legend_above(above, [[handle] for handle in (*seed_handles(series), *phase_handles(found))])
     saved = checkpoints(data, series.run, seed)
     numbered = [(phase.name, nearest(saved, phase.middle)) for phase in found if phase.number and saved]
-    attention_grid(below, data, series.run, seed, numbered, at_least=3)
+    attention_grid(below, data, series.run, seed, numbered)

@@ -45,8 +45,10 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     difference.plot(change.index, change, color=INK, linewidth=0.7)
     difference.axhline(THRESHOLD, color=RED, linewidth=0.7, dashes=(4, 2.5))
     difference.set_ylabel(f"dAcc, dt = {dt:,}")
-    difference.set_yscale("symlog", linthresh=THRESHOLD, linscale=1.5)
-    difference.set_yticks([-1, -0.1, 0, 0.1, 1], ["-1", "-0.1", "0", "0.1", "1"])
+    difference.set_yscale("symlog", linthresh=THRESHOLD, linscale=1)
+    ticks = (-0.5, -0.1, -THRESHOLD, 0, THRESHOLD, 0.1, 0.5)
+    difference.set_yticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+    difference.set_yticks([], minor=True)
     difference.set_ylim(-max(4 * THRESHOLD, -1.3 * change.min()), max(4 * THRESHOLD, 1.3 * change.max()))
     for axes in (accuracy, difference):
         shade_phases(axes, by_plateau, numbers=axes is accuracy)
@@ -59,7 +61,8 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     step_axis(strip, [curve])
     threshold = Line2D([], [], color=RED, linewidth=0.7, dashes=(4, 2.5), label=f"threshold {THRESHOLD}")
     edge = Line2D([], [], color=RED, linewidth=0.7, linestyle=":", label="edge of a jump")
-    legend_above(part, [threshold, edge, *phase_handles(by_plateau)], columns=3)
+    bands = phase_handles(by_plateau)
+    legend_above(part, [[threshold, edge], bands[:2], bands[2:]])
 
 
 def accuracy_change(accuracy: pd.Series[float]) -> tuple[int, pd.Series[float]]:

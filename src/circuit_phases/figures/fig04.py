@@ -49,7 +49,7 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
         for layer, head in heads
         for colour, style in [_look(layer, head)]
     ]
-    legend_above(part, [*lines, *phase_handles(found)], 3, dark_note(series))
+    legend_above(part, [lines, phase_handles(found)], dark_note(series))
 
 
 def _look(layer: int, head: int) -> tuple[str, LineStyleType]:

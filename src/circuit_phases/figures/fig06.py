@@ -46,4 +46,4 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     step_axis(axes, curves["iid"])
     accuracy_axis(axes)
     handles = [Line2D([], [], color=colour, label=label) for label, colour in SPLITS.values()]
-    legend_above(part, [*handles, *phase_handles(found)], 2, dark_note(series))
+    legend_above(part, [handles, phase_handles(found)], dark_note(series))

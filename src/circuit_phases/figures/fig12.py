@@ -10,6 +10,7 @@ from circuit_phases.figures.panels import (
     attention_grid,
     legend_above,
     per_series,
+    phase_handles,
     seed_curves,
     seed_handles,
     shade_phases,
@@ -32,10 +33,11 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     axes = left.subplots()
     curves = splits(data, series)
     seed_curves(axes, curves)
-    shade_phases(axes, phases(data, series.run, seed))
+    found = phases(data, series.run, seed)
+    shade_phases(axes, found)
     step_axis(axes, curves)
     accuracy_axis(axes)
-    legend_above(left, seed_handles(series))
+    legend_above(left, [seed_handles(series), phase_handles(found)])
     saved = checkpoints(data, series.run, seed)
     attention_grid(
         right, data, series.run, seed, [("at the start", saved[0]), ("at the end", saved[-1])] if saved else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -49,9 +49,10 @@ def per_series(
     figure = new_figure(width if columns == 1 else PAGE, height * rows)
     parts = figure.subfigures(rows, columns, squeeze=False).flat
     for part, series in zip(parts, data.series, strict=False):
-        draw(part, data, series)
         if count > 1:
             part.suptitle(series.label)
+        # A part within the part, so that the title stands over the legend.
+        draw(part.subfigures(1, 1), data, series)
     return figure
 
 
@@ -121,9 +122,12 @@ def dark_note(series: Series) -> str:
     return f"dark: seed {series.seeds[0]}, the first listed; light: other seeds" if len(series.seeds) > 1 else ""
 
 
-def legend_above(figure: FigureBase, handles: Sequence[Artist], columns: int | None = None, title: str = "") -> None:
-    """A legend over the panels, where no data are."""
-    figure.legend(handles=list(handles), loc="outside upper center", ncols=columns or len(handles), title=title)
+def legend_above(figure: FigureBase, columns: Sequence[Sequence[Artist]], title: str = "") -> None:
+    """A legend over the panels, where no data are, in the given columns."""
+    blank = Line2D([], [], linestyle="none", label=" ")
+    rows = max(map(len, columns), default=0)
+    handles = [handle for column in columns for handle in [*column, *[blank] * (rows - len(column))]]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(columns) or 1, title=title)
 
 
 # Phases and ceilings
@@ -153,21 +157,25 @@ def draw_ceilings(axes: Axes, best: dict[int, float]) -> None:
     """A dashed line at each circuit's best accuracy, with its name at the left, where curves are still low."""
     for phase, accuracy in best.items():
         axes.axhline(accuracy, color=CIRCUIT_COLOURS[phase], linewidth=0.7, dashes=(4, 2.5), zorder=1)
-    for together in _named_together(best):
-        accuracy, colour = best[together[0]], CIRCUIT_COLOURS[together[0]]
-        place = {"va": "top", "xytext": (2, -1.5)} if accuracy > 0.75 else {"va": "bottom", "xytext": (2, 1)}
-        name = ", ".join(f"{CIRCUITS[phase]} {best[phase]:.2f}" for phase in together)
+    for name, lowest, highest, colour in _ceiling_names(best):
+        below = lowest > (0.75 if lowest == highest else 0.15)
         axes.annotate(
-            name, (0, accuracy), xycoords=("axes fraction", "data"), textcoords="offset points",
-            fontsize=SMALL, color=colour, **place,
+            name, (0, lowest if below else highest), xytext=(2, -1.5 if below else 1), va="top" if below else "bottom",
+            xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=SMALL, color=colour,
         )  # fmt: skip
 
 
-def _named_together(best: dict[int, float], closeness: float = 0.13) -> list[list[int]]:
-    """Phases grouped where their ceilings lie too close to be named apart."""
-    ordered = sorted(best, key=lambda phase: best[phase])
-    starts = [0, *(i + 1 for i, (a, b) in enumerate(pairwise(ordered)) if best[b] - best[a] > closeness), len(ordered)]
-    return [ordered[a:b] for a, b in pairwise(starts) if a < b]
+def _ceiling_names(best: dict[int, float], closeness: float = 0.13) -> Iterator[tuple[str, float, float, str]]:
+    """(name, lowest, highest, colour) of the ceilings, in one name where they lie too close to be named apart."""
+    values = sorted(best.values())
+    starts = [value for before, value in pairwise([-1, *values]) if value - before > closeness]
+    for start, end in pairwise([*starts, 2]):
+        group = {phase: value for phase, value in best.items() if start <= value < end}
+        circuits: dict[str, list[str]] = {}
+        for phase, value in sorted(group.items()):
+            circuits.setdefault(f"{value:.2f}", []).append(CIRCUITS[phase])
+        name = ", ".join(f"{', '.join(names)} {value}" for value, names in circuits.items())
+        yield name, start, max(group.values()), CIRCUIT_COLOURS[min(group)]
 
 
 def phase_strip(axes: Axes, rows: Sequence[tuple[str, Sequence[Sequence[Phase]]]]) -> None:
@@ -214,10 +222,11 @@ def draw_attention(axes: Axes, weights: Float64[np.ndarray, "S S"]) -> QuadMesh:
     """An attention map, first token at the upper left; a row is an attending token."""
     S = len(weights)
     mesh = axes.pcolormesh(
-        np.ma.masked_invalid(weights), cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=0.25
+        np.ma.masked_invalid(weights), cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=3 / S
     )
     axes.set(aspect="equal", facecolor="#f1f1f1", ylim=(S, 0))
-    shown = range(S) if S <= LABELLED_TOKENS else [*range(0, S - 1, 2 * -(-S // LABELLED_TOKENS)), S - 1]
+    stride = 2 * -(-S // LABELLED_TOKENS)
+    shown = range(S) if S <= LABELLED_TOKENS else [*range(0, S - stride, stride), S - 1]
     labels = [token_labels(S)[token] for token in shown]
     axes.set_xticks([token + 0.5 for token in shown], labels)
     axes.set_yticks([token + 0.5 for token in shown], labels)
@@ -227,7 +236,7 @@ def draw_attention(axes: Axes, weights: Float64[np.ndarray, "S S"]) -> QuadMesh:
 
 
 def attention_grid(
-    figure: FigureBase, data: FigureData, run: str, seed: int, columns: Sequence[tuple[str, int]], at_least: int = 1
+    figure: FigureBase, data: FigureData, run: str, seed: int, columns: Sequence[tuple[str, int]]
 ) -> None:
     """Maps of one run: a row per layer and head, a column per (title, checkpoint)."""
     rows = layers_and_heads(data.table("attention", run, seed))
@@ -235,9 +244,7 @@ def attention_grid(
         figure.text(0.5, 0.5, "no phase found, or no attention saved", ha="center", va="center", color=GREY)
         return
     several_heads = any(head > 1 for _, head in rows)
-    grid = figure.subplots(len(rows), max(len(columns), at_least), squeeze=False)
-    for axes in grid[:, len(columns) :].flat:
-        axes.set_axis_off()
+    grid = figure.subplots(len(rows), len(columns), squeeze=False)
     for column, (title, checkpoint) in enumerate(columns):
         grid[0, column].set_title(f"{title}\nstep {checkpoint:,}", loc="center")
         for axes, (layer, head) in zip(grid[:, column], rows, strict=True):

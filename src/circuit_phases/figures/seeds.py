@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.text import Annotation
+from matplotlib.transforms import Transform
 
 from circuit_phases.figures.data import FigureData, Series
 from circuit_phases.figures.panels import (
@@ -45,26 +46,26 @@ def figure(data: FigureData) -> Figure:
     columns = min(max((len(series.seeds) for series in data.series), default=1), COLUMNS)
     for part, series, count in zip(parts, data.series, rows, strict=False):
         part.suptitle(series.label)
-        grid = part.subplots(count, columns, squeeze=False).flat
+        grid = part.subplots(count, columns, squeeze=False).ravel()
         for index, (axes, seed) in enumerate(zip(grid, series.seeds, strict=False)):
             _draw(axes, data, series, seed)
             accuracy_axis(axes, "accuracy" * (index % columns == 0))
             axes.tick_params(labelleft=index % columns == 0)
             step_axis(axes, curves, label=index + columns >= len(series.seeds))
-        for axes in list(grid)[len(series.seeds) :]:
-            axes.remove()
-    legend_above(drawn, _legend(), 3, "over each panel: from which step to which each phase lasts")
+        for axes in grid[len(series.seeds) :]:
+            axes.set_axis_off()
+    legend_above(drawn, _legend(), "over each panel: the steps of each phase")
     return drawn
 
 
-def _legend() -> list[Artist]:
+def _legend() -> list[list[Artist]]:
     lines = [
         Line2D([], [], color=INK, label="accuracy on new sequences"),
         Line2D([], [], color=GREY, linewidth=0.7, dashes=(4, 2.5), label="best accuracy of each circuit"),
         Patch(color=CIRCUIT_TINTS[None], label=ELSEWHERE),
     ]
     circuits = [Patch(color=CIRCUIT_TINTS[phase], label=f"Phase {phase}: {MEANING[phase]}") for phase in MEANING]
-    return [handle for pair in zip(lines, circuits, strict=True) for handle in pair]
+    return [list(column) for column in zip(lines, circuits, strict=True)]
 
 
 def _draw(axes: Axes, data: FigureData, series: Series, seed: int) -> None:
@@ -79,11 +80,11 @@ def _draw(axes: Axes, data: FigureData, series: Series, seed: int) -> None:
 
 def _list_phases(axes: Axes, found: list[Phase], last: int) -> None:
     """One line over the panel: the steps of each phase, in its colour."""
-    before: Axes | Annotation = axes
+    texts = [(step_range(phase, last), CIRCUIT_COLOURS[phase.number]) for phase in found if phase.number]
     at, gap = (0.0, 1.0), (0, 11)
-    for phase in (phase for phase in found if phase.number):
-        before = axes.annotate(
-            step_range(phase, last), at, xycoords="axes fraction" if before is axes else before, xytext=gap,
-            textcoords="offset points", fontsize=SMALL, color=CIRCUIT_COLOURS[phase.number], va="bottom",
-        )  # fmt: skip
-        at, gap = (1.0, 0.0), (4, 0)
+    beside: Transform | Annotation = axes.transAxes
+    for text, colour in texts or [("no phase", GREY)]:
+        written = axes.annotate(
+            text, at, xycoords=beside, xytext=gap, textcoords="offset points", fontsize=SMALL, color=colour, va="bottom"
+        )
+        at, beside, gap = (1.0, 0.0), written, (4, 0)

@@ -1,0 +1,44 @@
+"""One step of the workflow by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from circuit_phases.command_line import main
+
+TINY = ["T=2", "K=8", "L=4", "N=2", "D=11", "P=5", "evaluation_sequences=64"]
+TINY += ["max_steps=40", "evaluation_interval=10", "checkpoints=4"]
+
+
+def test_train_and_analyze_leave_the_tables_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["train", "--set", *TINY, "--seed", "3", "--results", str(tmp_path)])
+    run = Path(capsys.readouterr().out.strip())
+    assert run.name == "seed-3"
+    main(["analyze", "--set", *TINY, "--seed", "3", "--results", str(tmp_path)])
+    for name in ("training", "run", "attention", "circuits", "theory", "phases"):
+        assert (pd.read_parquet(run / f"{name}.parquet")["seed"] == 3).all()
+    assert (tmp_path / "datasets").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["train", "--set", "T=0"], "--set: T = 0 is not allowed (>= 1)."),
+        (["train", "--set", "T"], "--set T: write KEY=VALUE, such as T=2."),
+        (["train", "--variant", "mine"], "variant = 'mine' is not known"),
+        (["analyze", "--results", "nowhere"], "is missing"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_1(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 1
+    message = capsys.readouterr().err
+    assert told in message
+    assert message.count("\n") == 1
