@@ -31,11 +31,6 @@ def test_class_means_and_label_vectors_are_normal_with_variance_one_over_D() -> 
     assert abs(np.corrcoef(world.class_means.ravel(), world.label_vectors.ravel())[0, 1]) < 4 / np.sqrt(256 * 63)
 
 
-def test_an_items_mean_is_its_class_mean_shrunk_so_that_its_length_stays_one() -> None:
-    world = World.draw(WorldSettings(eps=0.75), seed=0)
-    assert np.allclose(world.scaled_class_means.numpy(), world.class_means / 1.25, rtol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("exponent", "weights"), [(0.0, [1, 1, 1, 1]), (1.0, [1, 1 / 2, 1 / 3, 1 / 4]), (0.5, [1, 2**-0.5, 3**-0.5, 0.5])]
 )

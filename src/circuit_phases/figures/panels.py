@@ -15,7 +15,6 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullFormatter
-from matplotlib.transforms import offset_copy
 from matplotlib.typing import LineStyleType
 
 from circuit_phases.figures.data import FigureData, Series
@@ -72,8 +71,8 @@ def step_axis(axes: Axes, accuracy: Iterable[pd.Series[float]], label: bool = Tr
 
 
 def _eventful(accuracy: pd.Series[float]) -> float:
-    """A third of the first step at which accuracy has left its first value; the first step if it never does."""
-    risen = accuracy.index[(accuracy - accuracy.iloc[0]).abs() > 0.05]
+    """A third of the first step with accuracy above 0.1; the first step if there is none."""
+    risen = accuracy.index[accuracy > 0.1]
     return max(accuracy.index[0], risen[0] / 3 if len(risen) else 0)
 
 
@@ -134,14 +133,14 @@ def legend_above(figure: FigureBase, columns: Sequence[Sequence[Artist]], title:
 
 
 def shade_phases(axes: Axes, found: Sequence[Phase], numbers: bool = True) -> None:
-    """A tinted band per phase, with its number over the axes."""
-    over = offset_copy(axes.get_xaxis_transform(), axes.get_figure(root=True), y=1, units="points")
+    """A tinted band per phase, with its number over the axes where its middle is in view."""
     for phase in found:
         axes.axvspan(max(phase.start, 1), phase.end, color=CIRCUIT_TINTS[phase.number], linewidth=0, zorder=0)
         if numbers and phase.number:
-            axes.text(
-                phase.middle, 1, str(phase.number), transform=over, ha="center", va="bottom",
-                color=CIRCUIT_COLOURS[phase.number], weight="bold", clip_on=False,
+            axes.annotate(
+                str(phase.number), (phase.middle, 0.99), xycoords=axes.get_xaxis_transform(), xytext=(0, 2),
+                textcoords="offset points", ha="center", va="bottom", weight="bold",
+                color=CIRCUIT_COLOURS[phase.number], annotation_clip=True,
             )  # fmt: skip
 
 
@@ -189,7 +188,7 @@ def phase_strip(axes: Axes, rows: Sequence[tuple[str, Sequence[Sequence[Phase]]]
                     [(start, phase.end - start)], (row - 0.4 + line * height, height),
                     facecolor=CIRCUIT_COLOURS.get(phase.number, GREY), edgecolor="white", linewidth=0.3,
                 )  # fmt: skip
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), [label for label, _ in rows])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
