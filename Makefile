@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := .venv/bin
 
-.PHONY: quickstart test docs format schema setup clean
+.PHONY: quickstart test docs format schema setup reference clean
 
 quickstart: setup
 	$(BIN)/snakemake -j$(CORES) headline tables --config scope=headline seeds_limit=2
@@ -35,6 +35,12 @@ setup: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
+
+# The finished results, kept under version control; no rule of the workflow writes there.
+reference:
+	mkdir -p results/reference/tables results/reference/figures
+	cp results/tables/*.parquet results/reference/tables/
+	cp results/figures/*.png results/reference/figures/
 
 clean:
 	rm -rf .venv .snakemake

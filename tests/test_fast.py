@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from circuit_phases import fast
 from circuit_phases.fast import Batch, FastForm
 from circuit_phases.model import InContextTransformer
 from circuit_phases.sequences import Sequences, draw_sequences, evaluation_set, training_batch
@@ -32,10 +31,10 @@ def build(run: RunSettings, count: int, seed: int = 0) -> tuple[InContextTransfo
     return model, replace(sequences, items=sequences.items.double())
 
 
-def assert_equal_to_the_textbook(run: RunSettings, count: int, seed: int = 0) -> None:
+def assert_equal_to_the_textbook(run: RunSettings, count: int, seed: int = 0, elementwise: bool = False) -> None:
     """Logits, loss, number correct and every gradient agree to float64's rounding."""
     model, sequences = build(run, count, seed)
-    form, batch = FastForm(model), Batch.of(sequences)
+    form, batch = FastForm(model, elementwise), Batch.of(sequences)
     parameters = dict(model.named_parameters())
     detached = {name: parameter.detach() for name, parameter in parameters.items()}
 
@@ -117,11 +116,8 @@ def test_every_mask_equals_the_textbook_form(first: list[str], second: list[str]
 
 
 @pytest.mark.parametrize("options", ["the paper's", "as released, four heads", "every label", "six pairs"])
-def test_the_sums_that_a_compiled_step_uses_equal_the_textbook_form(
-    options: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fast, "_elementwise", lambda tokens: True)
-    assert_equal_to_the_textbook(tiny(**OPTIONS[options]), count=4)
+def test_the_sums_that_a_compiled_step_uses_equal_the_textbook_form(options: str, tiny: Tiny) -> None:
+    assert_equal_to_the_textbook(tiny(**OPTIONS[options]), count=4, elementwise=True)
 
 
 @st.composite
@@ -155,9 +151,11 @@ def runs(draw: Callable[..., Any]) -> RunSettings:
 
 
 @settings(max_examples=150)
-@given(runs(), st.integers(1, 20), st.integers(0, 100))
-def test_any_mix_of_options_equals_the_textbook_form(run: RunSettings, count: int, seed: int) -> None:
-    assert_equal_to_the_textbook(run, count, seed)
+@given(runs(), st.integers(1, 20), st.integers(0, 100), st.booleans())
+def test_any_mix_of_options_equals_the_textbook_form(
+    run: RunSettings, count: int, seed: int, elementwise: bool
+) -> None:
+    assert_equal_to_the_textbook(run, count, seed, elementwise)
 
 
 def plain_descent(run: RunSettings, world: World, seed: int, steps: int) -> tuple[dict[str, Tensor], list[float]]:

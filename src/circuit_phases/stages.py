@@ -101,16 +101,21 @@ def collect(name: str, sources: Sequence[Path | str], path: Path) -> None:
 
 
 def draw_figure(
-    drawing: str, series: Sequence[Series], sources: Mapping[str, Sequence[Path | str]], pdf: Path, png: Path
+    drawing: str,
+    series: Sequence[Series],
+    sources: Mapping[str, Sequence[Path | str]],
+    rules: PhaseSettings,
+    pdf: Path,
+    png: Path,
 ) -> None:
-    """Draw a figure from the tables of its runs."""
+    """Draw a figure from the tables of its runs, whose phases were found by the given rules."""
     from circuit_phases.figures.data import FigureData
     from circuit_phases.figures.drawing import draw, save
 
     frames = {
         name: tables.to_frame(tables.concatenate(paths, tables.RUN_TABLES[name])) for name, paths in sources.items()
     }
-    save(draw(drawing, FigureData(tuple(series), frames)), pdf, png)
+    save(draw(drawing, FigureData(tuple(series), frames, rules)), pdf, png)
 
 
 def run_settings(parameters: Mapping[str, Any]) -> RunSettings:

@@ -140,7 +140,11 @@ def _compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Calla
     """
     examples = tree_map(lambda value: value.clone(), arguments)
     traced = make_fx(lambda *values: function(*values))(*examples)
-    options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+    options: dict[str, Any] = {
+        "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
+        # Keep attention weights in memory: written into the sums that read them, they are divided again each time.
+        "realize_opcount_threshold": 4,
+    }
     compiled: Callable[..., Any] = torch.compile(traced, dynamic=False, options=options)
     return compiled
 

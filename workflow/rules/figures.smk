@@ -20,6 +20,7 @@ rule figure:
     params:
         drawing=lambda wildcards: configuration.drawing(wildcards.figure),
         series=figure_series,
+        phases=configuration.phases.model_dump(),
         code=lambda wildcards: code_digest(
             f"figures.{configuration.drawing(wildcards.figure)}", "figures.drawing"
         ),

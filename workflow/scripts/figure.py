@@ -3,6 +3,7 @@ from pathlib import Path
 from circuit_phases.figures import FIGURES
 from circuit_phases.figures.data import Series
 from circuit_phases.logs import job_log
+from circuit_phases.phases import PhaseSettings
 from circuit_phases.stages import draw_figure
 
 with job_log(snakemake.log[0]):
@@ -11,6 +12,7 @@ with job_log(snakemake.log[0]):
         drawing,
         [Series(each["label"], each["run"], tuple(each["seeds"])) for each in snakemake.params.series],
         {table: snakemake.input.get(table) for table in FIGURES[drawing]},
+        rules=PhaseSettings(**snakemake.params.phases),
         pdf=Path(snakemake.output.pdf),
         png=Path(snakemake.output.png),
     )

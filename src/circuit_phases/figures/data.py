@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
+
+from circuit_phases.phases import PhaseSettings
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,12 @@ class FigureData:
     """The series of a figure, and its tables restricted to their runs and seeds.
 
     `tables` maps a table's name (`training`, `circuits`, ...) to a data frame with the columns of
-    its schema in `circuit_phases.tables`.
+    its schema in `circuit_phases.tables`; `rules` tells how the phases were found.
     """
 
     series: tuple[Series, ...]
     tables: dict[str, pd.DataFrame]
+    rules: PhaseSettings = field(default_factory=PhaseSettings)
 
     def table(self, name: str, run: str, seed: int | None = None) -> pd.DataFrame:
         """The rows of one run, or of one run and seed."""

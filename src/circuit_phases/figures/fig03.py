@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
@@ -24,10 +23,6 @@ from circuit_phases.figures.panels import (
 from circuit_phases.figures.readings import phases, training_curve
 from circuit_phases.figures.style import COLUMN, INK, RED, styled
 
-THRESHOLD = 0.025
-"""The paper's threshold on dAcc."""
-
-
 @styled
 def figure(data: FigureData) -> Figure:
     """The first seed listed of each series."""
@@ -37,19 +32,20 @@ def figure(data: FigureData) -> Figure:
 def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     seed = series.seeds[0]
     curve = training_curve(data, series.run, seed)
-    dt, change = accuracy_change(curve)
+    dt, threshold = data.rules.dt, data.rules.threshold
+    change = accuracy_change(curve, dt)
     by_paper, by_plateau = (phases(data, series.run, seed, rule) for rule in ("paper", "plateau"))
     accuracy, difference, strip = part.subplots(3, 1, sharex=True, height_ratios=[1.2, 1, 0.4])
     seed_curves(accuracy, [curve])
     accuracy_axis(accuracy, f"accuracy, seed {seed}")
     difference.plot(change.index, change, color=INK, linewidth=0.7)
-    difference.axhline(THRESHOLD, color=RED, linewidth=0.7, dashes=(4, 2.5))
+    difference.axhline(threshold, color=RED, linewidth=0.7, dashes=(4, 2.5))
     difference.set_ylabel(f"dAcc, dt = {dt:,}")
-    difference.set_yscale("symlog", linthresh=THRESHOLD, linscale=1)
-    ticks = (-0.5, -0.1, -THRESHOLD, 0, THRESHOLD, 0.1, 0.5)
+    difference.set_yscale("symlog", linthresh=threshold, linscale=1)
+    ticks = (-0.5, -0.1, -threshold, 0, threshold, 0.1, 0.5)
     difference.set_yticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
     difference.set_yticks([], minor=True)
-    difference.set_ylim(-max(4 * THRESHOLD, -1.3 * change.min()), max(4 * THRESHOLD, 1.3 * change.max()))
+    difference.set_ylim(-max(4 * threshold, -1.3 * change.min()), max(4 * threshold, 1.3 * change.max()))
     for axes in (accuracy, difference):
         shade_phases(axes, by_plateau, numbers=axes is accuracy)
         for before, after in pairwise(by_paper):
@@ -59,16 +55,13 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
         strip, [("dAcc rule", [[replace(phase, number=None) for phase in by_paper]]), ("plateaus", [by_plateau])]
     )
     step_axis(strip, [curve])
-    threshold = Line2D([], [], color=RED, linewidth=0.7, dashes=(4, 2.5), label=f"threshold {THRESHOLD}")
+    limit = Line2D([], [], color=RED, linewidth=0.7, dashes=(4, 2.5), label=f"threshold {threshold:g}")
     edge = Line2D([], [], color=RED, linewidth=0.7, linestyle=":", label="edge of a jump")
     bands = phase_handles(by_plateau)
-    legend_above(part, [[threshold, edge], bands[:2], bands[2:]])
+    legend_above(part, [[limit, edge], bands[:2], bands[2:]])
 
 
-def accuracy_change(accuracy: pd.Series[float]) -> tuple[int, pd.Series[float]]:
-    """dt, the interval of evaluation, and dAcc(t) = Acc(t + dt) - Acc(t), indexed by t (paper, Sec. 4)."""
-    if len(accuracy) < 2:
-        return 0, accuracy[:0]
-    dt = int(np.diff(accuracy.index).min())
+def accuracy_change(accuracy: pd.Series[float], dt: int) -> pd.Series[float]:
+    """dAcc(t) = Acc(t + dt) - Acc(t), indexed by step t (paper, Sec. 4)."""
     later = accuracy.reindex(accuracy.index + dt).to_numpy()
-    return dt, pd.Series(later - accuracy.to_numpy(), index=accuracy.index).dropna()
+    return pd.Series(later - accuracy.to_numpy(), index=accuracy.index).dropna()
