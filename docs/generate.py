@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 from pydantic.fields import FieldInfo
 
@@ -14,6 +15,7 @@ from circuit_phases.phases import PhaseSettings
 from circuit_phases.settings import GROUPS, VARIANTS, RunSettings
 
 FOLDER = Path(__file__).parent
+REFERENCE = FOLDER.parent / "results" / "reference" / "tables"
 
 
 def tables_page() -> str:
@@ -59,6 +61,40 @@ def parameters_page() -> str:
     return "".join(parts)
 
 
+def seeds_page() -> str:
+    """Each seed of the reference run: which phases came, when, at what accuracy, how near to the ceiling."""
+    phases, runs, theory, training = (
+        tables.read_frame(REFERENCE / f"{name}.parquet", tables.RUN_TABLES[name])
+        for name in ("phases", "runs", "theory", "training")
+    )
+    phases = phases[phases["rule"] == "plateau"]
+    accuracy = training[(training["split"] == "iid") & training["task"].isna()].set_index(["run", "seed", "step"])["accuracy"]
+    parts = [
+        "# Seed by seed\n\n",
+        "Made by `make docs` from [results/reference/tables](../results/reference/tables): the plateaus of every\n"
+        "training run, as steps from-to at the median accuracy, with the distance to the circuit's exact ceiling.\n"
+        "Phases 1, 2, 3 are plateaus at the ceilings of NCC, SCC and FCC; a dash means that there was none.\n",
+    ]
+    for name, group in runs.groupby("run", sort=True):
+        parts.append(f"\n## {name}\n\n| seed | ceilings NCC / SCC / FCC | Phase 1 | Phase 2 | Phase 3 | steps | last accuracy |\n")
+        parts.append("|---|---|---|---|---|---|---|\n")
+        for row in group.sort_values("seed").itertuples():
+            mine = (phases["run"] == name) & (phases["seed"] == row.seed)
+            best = theory[(theory["run"] == name) & (theory["seed"] == row.seed)].set_index("circuit")["accuracy"]
+            cells = [_phase_cell(phases[mine & (phases["phase"] == phase)]) for phase in (1, 2, 3)]
+            ceilings = " / ".join(f"{best[circuit]:.3f}" for circuit in ("ncc", "scc", "fcc"))
+            last = accuracy[name, row.seed, row.steps]
+            parts.append(f"| {row.seed} | {ceilings} | {' | '.join(cells)} | {row.steps:,} | {last:.4f} |\n")
+    return "".join(parts)
+
+
+def _phase_cell(rows: pd.DataFrame) -> str:
+    return "; ".join(
+        f"{row.start_step:,} to {row.end_step:,} at {row.accuracy:.3f} ({row.accuracy - row.ceiling:+.3f})"
+        for row in rows.itertuples()
+    ) or "-"
+
+
 def _table(name: str, schema: pa.Schema, level: int = 2) -> str:
     lines = [
         f"\n{'#' * level} {name}\n\n{schema.metadata[b'description'].decode()}.\n\n| column | type | meaning |\n|---|---|---|\n"
@@ -85,7 +121,7 @@ def _value(value: Any) -> str:
     return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
-PAGES = {"tables.md": tables_page, "parameters.md": parameters_page}
+PAGES = {"tables.md": tables_page, "parameters.md": parameters_page, "seeds.md": seeds_page}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

@@ -289,6 +289,21 @@ def test_an_unwritable_place_is_told_in_one_line(tiny: Tiny, tmp_path: Path) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_a_long_run_tells_how_far_it_is_and_how_well_it_does(
+    tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_LINES", 0)
+    world = World.draw(tiny().world, 0)
+    with caplog.at_level(logging.INFO):
+        train(tiny(), world, evaluation_set(world), 0, tmp_path)
+    accuracy = overall_accuracy(tmp_path)
+    lines = [message for message in caplog.messages if "accuracy" in message]
+    assert len(lines) == 6
+    for step, (line, value) in enumerate(zip(lines, accuracy[1:], strict=True), start=1):
+        assert f"{10 * step}/60" in line
+        assert f"accuracy {value:.3f}" in line
+
+
 # Stopping and continuing
 
 

@@ -10,6 +10,9 @@ from jaxtyping import Float32, Int64
 
 from circuit_phases.world import Stream, World, random_generator
 
+CLOCKS_UP_TO = 512
+"""Above so many classes, drawing again beats a clock for every class."""
+
 
 @dataclass(frozen=True)
 class Sequences:
@@ -102,15 +105,31 @@ def _draw_classes(
 def _without_replacement(
     frequencies: np.ndarray, picks: int, count: int, generator: np.random.Generator
 ) -> Int64[np.ndarray, "count picks"]:
-    """Rows of different classes, each drawn by its frequency among the classes that are left.
+    """Rows of different classes, each drawn by its frequency among the classes that are left."""
+    many = len(frequencies) > CLOCKS_UP_TO and len(frequencies) > picks**2
+    return (_redrawn if many else _first_to_ring)(frequencies, picks, count, generator)
 
-    The order in which independent exponential clocks with these rates ring has just that law.
-    """
+
+def _first_to_ring(
+    frequencies: np.ndarray, picks: int, count: int, generator: np.random.Generator
+) -> Int64[np.ndarray, "count picks"]:
+    """The order in which independent exponential clocks with these rates ring has the law of drawing what is left."""
     rings = generator.standard_exponential((count, len(frequencies)), dtype=np.float32)
     rings /= frequencies.astype(np.float32)
     first = np.argpartition(rings, picks - 1, axis=1)[:, :picks]
     order = np.argsort(np.take_along_axis(rings, first, axis=1), axis=1)
     return np.take_along_axis(first, order, axis=1)
+
+
+def _redrawn(
+    frequencies: np.ndarray, picks: int, count: int, generator: np.random.Generator
+) -> Int64[np.ndarray, "count picks"]:
+    """Draw with replacement, and draw again what stands earlier in its row; fast where that is rare."""
+    drawn = _categorical(frequencies, count * picks, generator).reshape(count, picks)
+    earlier = np.tri(picks, k=-1, dtype=bool)
+    while (repeated := ((drawn[:, :, None] == drawn[:, None, :]) & earlier).any(axis=2)).any():
+        drawn[repeated] = _categorical(frequencies, int(repeated.sum()), generator)
+    return drawn
 
 
 def _categorical(frequencies: np.ndarray, count: int, generator: np.random.Generator) -> Int64[np.ndarray, " count"]:

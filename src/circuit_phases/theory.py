@@ -11,16 +11,7 @@ means lies about 5.6 standard deviations of the noise away from either. The mode
 the tokens that the loss is taken on do not matter.
 
 The classes of a sequence do not depend on its task, so Bayes' rule needs only the probability, under
-each task, of the labels seen given the query's class. For the SCC that is the probability of a multiset
-of labels when classes are drawn one after another without replacement. Exponential clocks give it: if
-class k rings at rate f(k), the first n classes to ring are the set C with probability
-
-    integral over t > 0 of  W e^{-W t}  prod_{k in C} (1 - e^{-f(k) t}) dt,   W = sum of f(k) over k not in C.
-
-Summed over the sets C with given label counts, the product has one factor per label: the elementary
-symmetric polynomial of the odds e^{f(k) t} - 1 of its classes. The integral over log t is done by the
-trapezoidal rule, to about 1e-8. With equal frequencies all sets are equally likely, and the
-integral is prod_l C(n_l, m_l) / C(K - 1, n).
+each task, of the labels seen given the query's class: `context_law`.
 """
 
 from __future__ import annotations
@@ -28,22 +19,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
-from math import comb, log, sqrt
-from typing import Any, Literal
+from math import comb, sqrt
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float64, Int64, UInt
-from scipy.special import gammainccinv, gammaln
+from jaxtyping import Bool, Float64, Int64
 
+from circuit_phases.context_law import ContextLaw, is_even, trapezoids, ways_of_drawing
 from circuit_phases.files import UserError
 from circuit_phases.sequences import draw_sequences
-from circuit_phases.settings import WorldSettings
 from circuit_phases.tables import THEORY, table_from_rows
 from circuit_phases.world import Stream, World, random_generator
 
 Circuit = Literal["ncc", "scc", "fcc"]
 Method = Literal["enumeration", "monte_carlo"]
+CIRCUITS: tuple[Circuit, ...] = ("ncc", "scc", "fcc")
 
 
 _CHUNK = 4096
@@ -66,13 +57,16 @@ def ceilings(world: World, *, largest_enumeration: int = 200_000_000, sequences:
 
     A sum of more than `largest_enumeration` terms is estimated instead: from `sequences` random
     sequences of the world, a function of its seed, of which each counts with the exact posterior
-    probability of its likeliest label. The NCC's is always exact.
+    probability of its likeliest label. The NCC's is always exact, and where it is 1 so are the others.
 
     Raises:
         UserError: if T, K and N are together too large for the exact posterior.
     """
+    non_context = _non_context(world)
+    if non_context > 1 - 1e-12:
+        return [_exact(circuit, 1.0) for circuit in CIRCUITS]
     return [
-        _exact("ncc", _non_context(world)),
+        _exact("ncc", non_context),
         _semi_context(world, largest_enumeration, sequences),
         _full_context(world, largest_enumeration, sequences),
     ]
@@ -111,7 +105,7 @@ def _semi_context(world: World, largest_enumeration: int, sequences: int) -> Cei
             f"T = {s.T}, K = {s.K}, N = {s.N} with alpha = {s.alpha:g} is too large for the theory. "
             "Lower one of them, or set alpha to 0."
         )
-    law = _ContextLaw(world, world.label_tables, labels=s.L)
+    law = ContextLaw(world, world.label_tables, labels=s.L)
     terms = s.T * comb(s.L + s.N - 1, s.N) * law.cost
     if terms <= _MOST_ENTRIES and terms * s.K <= largest_enumeration:
         return _exact("scc", _enumerated_semi_context(world, law))
@@ -170,7 +164,7 @@ def _drawn_classes(
         yield drawn.tasks.numpy(), classes[:, -1], classes[:, :-1]
 
 
-def _enumerated_semi_context(world: World, law: _ContextLaw) -> float:
+def _enumerated_semi_context(world: World, law: ContextLaw) -> float:
     s = world.settings
     seen = law.of(np.array(list(combinations_with_replacement(range(s.L), s.N))).T)
     accuracy = 0.0
@@ -184,11 +178,11 @@ def _enumerated_semi_context(world: World, law: _ContextLaw) -> float:
 
 
 def _entries_per_table(world: World) -> int:
-    """Numbers that a `_ContextLaw` holds in memory for one label table, about."""
+    """Numbers that a `ContextLaw` holds in memory for one label table, about."""
     s = world.settings
     return sum(
-        (draw.classes + 1) * (s.L if _is_even(draw, s) else s.K * len(_trapezoids(draw, world.class_frequencies)[0]))
-        for draw in _draws(s)
+        (draw.classes + 1) * (s.L if is_even(draw, s) else s.K * len(trapezoids(draw, world.class_frequencies)[0]))
+        for draw in ways_of_drawing(s)
     )
 
 
@@ -198,7 +192,7 @@ def _agreeing_subsets(world: World, most: int) -> Bool[np.ndarray, "subsets T"] 
     With a set, the family holds every non-empty subset of it.
     """
     s = world.settings
-    enough = min(draw.classes for draw in _draws(s))
+    enough = min(draw.classes for draw in ways_of_drawing(s))
     subsets: list[tuple[int, ...]] = []
     layer: list[tuple[tuple[int, ...], np.ndarray]] = [((task,), np.ones(s.K, dtype=bool)) for task in range(s.T)]
     while layer:
@@ -232,7 +226,7 @@ def _enumerated_full_context(world: World, subsets: Bool[np.ndarray, "subsets T"
     agreed = np.stack([(tables[subset] == tables[subset.argmax()]).all(axis=0) for subset in subsets])
     sizes = subsets.sum(axis=1)
     # One task always agrees with itself, which needs no sums over its groups.
-    law = _ContextLaw(world, np.where(agreed & (sizes > 1)[:, None], 0, 1), labels=1)
+    law = ContextLaw(world, np.where(agreed & (sizes > 1)[:, None], 0, 1), labels=1)
     context = np.zeros((world.settings.N, world.settings.K), dtype=np.int64)
     probability = np.where((sizes > 1)[:, None], law.given(np.arange(world.settings.K), law.of(context)), 1.0)
     best = np.stack([_best_label(f * subset, tables) for subset in subsets])
@@ -252,263 +246,3 @@ def _full_context_values(
         joint = f[:, None] * (seen == seen[task]).all(axis=-1)
         values += frequency * _best_label(joint, asked) / joint.sum(axis=0)
     return values
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """One way in which contexts come about (see `sequences.draw_sequences`), and how often.
-
-    `classes` different classes stand `copies` times each. The query's class is not among them
-    ("out"), is one of them ("in"), or is drawn without regard to them ("free").
-    """
-
-    probability: float
-    classes: int
-    copies: int
-    query: Literal["out", "in", "free"]
-
-    @property
-    def picks(self) -> int:
-        """Classes drawn one after another without replacement, the query's not counted if it is in."""
-        return self.classes - (self.query == "in")
-
-    def others(self, K: int) -> int:
-        """Classes that they are drawn from."""
-        return K - (self.query != "free")
-
-
-def _draws(s: WorldSettings) -> list[_Draw]:
-    plain = _Draw(1 - s.p_B, s.N, 1, "out" if s.query == "excluded" else "free")
-    bursty = _Draw(s.p_B, s.N // s.B, s.B, "in")
-    return [draw for draw in (plain, bursty) if draw.probability > 0]
-
-
-class _ContextLaw:
-    """The probability of the multiset of a context's labels given the query's class, under given label tables.
-
-    The tables are those of the world's tasks, or any other labelling of its classes. Only multisets of
-    the labels 0 ... `labels` - 1 may be asked for. `cost` is about the work for one multiset, query
-    and table, in multiplications.
-    """
-
-    def __init__(self, world: World, tables: Int64[np.ndarray, "tables K"], labels: int) -> None:
-        self._kind = np.min_scalar_type(labels)
-        self._tables = np.minimum(tables, labels).astype(self._kind)
-        self._parts = [_part(draw, world, np.minimum(tables, labels), labels) for draw in _draws(world.settings)]
-        self.cost = sum(part.cost for part in self._parts)
-
-    def of(self, multisets: Int64[np.ndarray, "N n"]) -> _Seen:
-        """Prepare n multisets of N labels each."""
-        labels = np.sort(multisets, axis=0)
-        counts = np.stack([(labels == row).sum(axis=0) for row in labels])
-        counts[1:][labels[1:] == labels[:-1]] = 0
-        return _Seen(np.ascontiguousarray(labels, dtype=self._kind), [part.of(labels, counts) for part in self._parts])
-
-    def given(self, query: int | Int64[np.ndarray, " n"], seen: _Seen) -> Float64[np.ndarray, "tables n"]:
-        """The probabilities of n multisets given the class of one query, or of one query each."""
-        probabilities = np.zeros((len(self._tables), seen.multisets.shape[1]))
-        kind = np.min_scalar_type(len(seen.multisets))
-        for table, row in enumerate(probabilities):
-            held = (seen.multisets == self._tables[table, query]).sum(axis=0, dtype=kind)
-            for part, shared in zip(self._parts, seen.shared, strict=True):
-                row += part.given(table, query, held, shared)
-        return probabilities
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """Multisets of labels and, per part of the law, what their probabilities share over queries."""
-
-    multisets: UInt[np.ndarray, "N n"]
-    shared: list[Any]
-
-
-def _part(draw: _Draw, world: World, tables: Int64[np.ndarray, "tables K"], labels: int) -> _EvenPart | _UnevenPart:
-    return (_EvenPart if _is_even(draw, world.settings) else _UnevenPart)(draw, world.class_frequencies, tables, labels)
-
-
-def _is_even(draw: _Draw, s: WorldSettings) -> bool:
-    """Whether all sets of classes are equally likely, as they are also where all classes are drawn."""
-    return s.alpha == 0 or draw.picks == draw.others(s.K)
-
-
-class _EvenPart:
-    """The part of a `_ContextLaw` of one way of drawing contexts, where all sets of classes are equally likely.
-
-    prod_l C(n_l, m_l) / C(K - 1, n), where n_l counts the classes of label l and m_l those in the
-    context; for the query's own label, C(n_l - 1, m_l) = C(n_l, m_l) (n_l - m_l) / n_l if the query's
-    class is not in the context and C(n_l - 1, m_l - 1) = C(n_l, m_l) m_l / n_l if it is.
-    """
-
-    cost = 1
-
-    def __init__(
-        self, draw: _Draw, frequencies: Float64[np.ndarray, " K"], tables: Int64[np.ndarray, "tables K"], labels: int
-    ) -> None:
-        self._draw = draw
-        self._log_sets = log(draw.probability) - log(comb(draw.others(len(frequencies)), draw.picks))
-        sizes = np.stack([np.bincount(table, minlength=labels + 1) for table in tables])
-        self._log_combinations = _log_combinations(sizes, draw.classes)
-        self._share = 1 / (draw.copies * np.take_along_axis(sizes, tables, axis=1))
-
-    def of(self, labels: Int64[np.ndarray, "N n"], counts: Int64[np.ndarray, "N n"]) -> Float64[np.ndarray, "tables n"]:
-        """The probabilities but for the query; counts are given once for each label and else 0."""
-        log_product = _over_labels(self._log_combinations, self._draw, labels, counts) + self._log_sets
-        return np.where(_can_come(self._draw, counts), np.exp(log_product), 0.0)
-
-    def given(
-        self,
-        table: int,
-        query: int | Int64[np.ndarray, " n"],
-        held: Int64[np.ndarray, " n"],
-        shared: Float64[np.ndarray, "tables n"],
-    ) -> Float64[np.ndarray, " n"]:
-        """The probabilities under one table, where `held` counts the query's label among the labels."""
-        if self._draw.query == "free":
-            return shared[table]
-        share = held * self._share[table, query]
-        return shared[table] * (share if self._draw.query == "in" else 1 - share)
-
-
-@dataclass(frozen=True)
-class _Sums:
-    """For groups of classes, counts m and times: sums over the sets of m classes of a group.
-
-    `log` is the logarithm of the sum of the products of the odds e^{f(k) t} - 1 of a set's classes;
-    `rate` is the mean, weighted with these products, of the sets' summed frequencies.
-    """
-
-    log: Float64[np.ndarray, "*groups m times"]
-    rate: Float64[np.ndarray, "*groups m times"]
-
-
-class _UnevenPart:
-    """The part of a `_ContextLaw` of one way of drawing contexts, by the integral over time.
-
-    The classes of one label under one table are a group. `_whole` holds the sums of the whole groups;
-    `_change` what a query's class changes by leaving its group ("out") or by having to be in the set
-    ("in"), together with all other factors of the integrand.
-    """
-
-    def __init__(
-        self, draw: _Draw, frequencies: Float64[np.ndarray, " K"], tables: Int64[np.ndarray, "tables K"], labels: int
-    ) -> None:
-        self._draw = draw
-        times, log_weights = _trapezoids(draw, frequencies)
-        # One such term is an exponential and about ten other operations.
-        self.cost = 10 * len(times)
-        self._whole, without = _group_sums(frequencies, times, draw.classes, tables, labels)
-        others = np.ones(len(frequencies)) if draw.query == "free" else 1 - frequencies
-        log_change = log(draw.probability) + log_weights - others[:, None, None] * times
-        rate_change = others[:, None, None]
-        if draw.query != "free":
-            own = np.arange(len(tables))[:, None], tables
-            without = _with_the_query(without) if draw.query == "in" else without
-            whole_log = self._whole.log[own]
-            log_change = log_change + without.log - np.where(whole_log > -np.inf, whole_log, 0.0)
-            rate_change = rate_change + self._whole.rate[own] - without.rate
-        shape = (*tables.shape, draw.classes + 1, len(times))
-        self._change = _Sums(np.broadcast_to(log_change, shape), np.broadcast_to(rate_change, shape))
-
-    def of(self, labels: Int64[np.ndarray, "N n"], counts: Int64[np.ndarray, "N n"]) -> _Sums:
-        """The sums of all classes, multiplied over labels; counts are given once for each label and else 0."""
-        log_product = _over_labels(self._whole.log, self._draw, labels, counts)
-        log_product[:, ~_can_come(self._draw, counts)] = -np.inf
-        return _Sums(log_product, _over_labels(self._whole.rate, self._draw, labels, counts))
-
-    def given(
-        self, table: int, query: int | Int64[np.ndarray, " n"], held: Int64[np.ndarray, " n"], shared: _Sums
-    ) -> Float64[np.ndarray, " n"]:
-        """The probabilities under one table, where `held` counts the query's label among the labels."""
-        drawn = held // self._draw.copies
-        integrand = np.exp(shared.log[table] + self._change.log[table, query, drawn])
-        integrand *= self._change.rate[table, query, drawn] - shared.rate[table]
-        return integrand.sum(axis=-1)
-
-
-def _over_labels(
-    values: Float64[np.ndarray, "tables labels m *times"],
-    draw: _Draw,
-    labels: Int64[np.ndarray, "N n"],
-    counts: Int64[np.ndarray, "N n"],
-) -> Float64[np.ndarray, "tables n *times"]:
-    """The sum of values over the labels of each multiset, with counts in units of `copies`."""
-    total = np.zeros((len(values), labels.shape[1], *values.shape[3:]))
-    for label, drawn in zip(labels, counts // draw.copies, strict=True):
-        total += values[:, label, drawn]
-    return total
-
-
-def _can_come(draw: _Draw, counts: Int64[np.ndarray, "N n"]) -> Bool[np.ndarray, " n"]:
-    """Whether all labels of a multiset stand a multiple of `copies` times."""
-    return (counts % draw.copies == 0).all(axis=0)
-
-
-def _log_combinations(n: Int64[np.ndarray, "*shape"], most: int) -> Float64[np.ndarray, "*shape m"]:
-    """Log C(n, m) for m = 0 ... most; -inf where m > n."""
-    n, m = n[..., None], np.arange(most + 1)
-    logarithm = gammaln(n + 1) - gammaln(m + 1) - gammaln(np.maximum(n - m, 0) + 1)
-    return np.where(m <= n, logarithm, -np.inf)
-
-
-def _trapezoids(
-    draw: _Draw, frequencies: Float64[np.ndarray, " K"]
-) -> tuple[Float64[np.ndarray, " times"], Float64[np.ndarray, " times"]]:
-    """Times and logarithmic weights for the integral over t of W e^{-W t} times a factor 1 - e^{-f t} per pick.
-
-    In log t the integrand falls off exponentially on both sides and is analytic up to an imaginary
-    part of pi / 2, so that the trapezoidal rule converges exponentially. The ends leave out less than
-    1e-9 of the integral: on the left, where it goes as the (picks + 1)-th power of t, since frequencies
-    sum to 1; on the right since no factor grows faster than t, and W is at least the sum of the
-    smallest frequencies.
-    """
-    picks = draw.picks
-    step = min(0.3, 0.75 / sqrt(picks + 1))
-    slowest = np.sort(frequencies)[: draw.others(len(frequencies)) - picks].sum()
-    first = -(22 + 0.5 * picks) / (picks + 1)
-    last = log(gammainccinv(picks + 1, 1e-10) / slowest)
-    log_times = np.arange(first, last + step, step)
-    return np.exp(log_times), log_times + log(step)
-
-
-def _with_the_query(sums: _Sums) -> _Sums:
-    """The sums over sets with the query's class added, its own odds and rate left out."""
-    log_sums, rates = np.full_like(sums.log, -np.inf), np.zeros_like(sums.rate)
-    log_sums[:, :, 1:], rates[:, :, 1:] = sums.log[:, :, :-1], sums.rate[:, :, :-1]
-    return _Sums(log_sums, rates)
-
-
-def _group_sums(
-    frequencies: Float64[np.ndarray, " K"],
-    times: Float64[np.ndarray, " times"],
-    most: int,
-    tables: Int64[np.ndarray, "tables K"],
-    labels: int,
-) -> tuple[_Sums, _Sums]:
-    """The sums of all groups, tables x (labels + 1), and of each class's group without it, tables x K.
-
-    Classes are put in one after another: a set of m classes lacks the new one, or holds it and m - 1
-    others. The group of label `labels` stays empty.
-    """
-    count, K = tables.shape
-    wholes = count * (labels + 1)
-    log_sums = np.full((wholes + count * K, most + 1, len(times)), -np.inf)
-    log_sums[:, 0] = 0.0
-    rates = np.zeros_like(log_sums)
-    for k, f in enumerate(frequencies):
-        inside = np.flatnonzero(tables[:, k] < labels)
-        same = tables[inside] == tables[inside, k, None]
-        same[:, k] = False
-        table, other = same.nonzero()
-        rows = np.concatenate([inside * (labels + 1) + tables[inside, k], wholes + inside[table] * K + other])
-        log_odds = f * times + np.log(-np.expm1(-f * times))
-        holding = log_sums[rows, :-1] + log_odds
-        either = np.logaddexp(log_sums[rows, 1:], holding)
-        share = np.exp(holding - np.where(either > -np.inf, either, 0.0))
-        rates[rows, 1:] += share * (rates[rows, :-1] + f - rates[rows, 1:])
-        log_sums[rows, 1:] = either
-    whole, without = (
-        _Sums(*(values[part].reshape(count, -1, *values.shape[1:]) for values in (log_sums, rates)))
-        for part in (slice(wholes), slice(wholes, None))
-    )
-    return whole, without

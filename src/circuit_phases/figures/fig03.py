@@ -23,6 +23,7 @@ from circuit_phases.figures.panels import (
 from circuit_phases.figures.readings import phases, training_curve
 from circuit_phases.figures.style import COLUMN, INK, RED, styled
 
+
 @styled
 def figure(data: FigureData) -> Figure:
     """The first seed listed of each series."""
