@@ -68,7 +68,8 @@ def seeds_page() -> str:
         for name in ("phases", "runs", "theory", "training")
     )
     phases = phases[phases["rule"] == "plateau"]
-    accuracy = training[(training["split"] == "iid") & training["task"].isna()].set_index(["run", "seed", "step"])["accuracy"]
+    training = training[(training["split"] == "iid") & training["task"].isna()]
+    accuracy = training.set_index(["run", "seed", "step"])["accuracy"]
     parts = [
         "# Seed by seed\n\n",
         "Made by `make docs` from [results/reference/tables](../results/reference/tables): the plateaus of every\n"
@@ -76,8 +77,8 @@ def seeds_page() -> str:
         "Phases 1, 2, 3 are plateaus at the ceilings of NCC, SCC and FCC; a dash means that there was none.\n",
     ]
     for name, group in runs.groupby("run", sort=True):
-        parts.append(f"\n## {name}\n\n| seed | ceilings NCC / SCC / FCC | Phase 1 | Phase 2 | Phase 3 | steps | last accuracy |\n")
-        parts.append("|---|---|---|---|---|---|---|\n")
+        parts.append(f"\n## {name}\n\n| seed | ceilings NCC / SCC / FCC | Phase 1 | Phase 2 | Phase 3 | ")
+        parts.append("steps | last accuracy |\n|---|---|---|---|---|---|---|\n")
         for row in group.sort_values("seed").itertuples():
             mine = (phases["run"] == name) & (phases["seed"] == row.seed)
             best = theory[(theory["run"] == name) & (theory["seed"] == row.seed)].set_index("circuit")["accuracy"]
@@ -89,16 +90,18 @@ def seeds_page() -> str:
 
 
 def _phase_cell(rows: pd.DataFrame) -> str:
-    return "; ".join(
-        f"{row.start_step:,} to {row.end_step:,} at {row.accuracy:.3f} ({row.accuracy - row.ceiling:+.3f})"
-        for row in rows.itertuples()
-    ) or "-"
+    return (
+        "; ".join(
+            f"{row.start_step:,} to {row.end_step:,} at {row.accuracy:.3f} ({row.accuracy - row.ceiling:+.3f})"
+            for row in rows.itertuples()
+        )
+        or "-"
+    )
 
 
 def _table(name: str, schema: pa.Schema, level: int = 2) -> str:
-    lines = [
-        f"\n{'#' * level} {name}\n\n{schema.metadata[b'description'].decode()}.\n\n| column | type | meaning |\n|---|---|---|\n"
-    ]
+    heading = f"\n{'#' * level} {name}\n\n{schema.metadata[b'description'].decode()}.\n"
+    lines = [heading, "\n| column | type | meaning |\n|---|---|---|\n"]
     lines += [f"| {field.name} | {field.type} | {field.metadata[b'description'].decode()} |\n" for field in schema]
     return "".join(lines)
 

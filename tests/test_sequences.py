@@ -12,7 +12,15 @@ import pytest
 import torch
 from scipy.stats import binomtest, chi2_contingency, kstest
 
-from circuit_phases.sequences import Sequences, draw_sequences, evaluation_set, training_batch
+from circuit_phases.sequences import (
+    CLOCKS_UP_TO,
+    Sequences,
+    _first_to_ring,
+    _redrawn,
+    draw_sequences,
+    evaluation_set,
+    training_batch,
+)
 from circuit_phases.settings import WorldSettings
 from circuit_phases.world import World
 
@@ -81,14 +89,30 @@ def test_every_choice_of_query_and_context_has_its_exact_probability(
     assert_follows([seen[outcome] for outcome in outcomes], [law[outcome] for outcome in outcomes])
 
 
+@pytest.mark.parametrize("way", [_first_to_ring, _redrawn])
+def test_both_ways_of_drawing_without_replacement_have_the_exact_law(way: Callable, assert_follows: Follows) -> None:
+    frequencies = [0.5, 0.25, 0.15, 0.1]
+    drawn = way(np.array(frequencies), 3, 100_000, np.random.default_rng(0))
+    came = Counter(map(tuple, drawn.tolist()))
+    law = dict(successive_draws(frequencies, 3))
+    assert_follows([came[order] for order in law], list(law.values()))
+
+
+def test_a_world_of_many_classes_draws_them_all_alike(assert_follows: Follows) -> None:
+    K = CLOCKS_UP_TO + 1
+    _, sequences = draw(40_000, K=K, N=2)
+    assert (sequences.classes.sort(dim=1).values.diff(dim=1) > 0).all(), "a class comes twice in a sequence"
+    assert_follows(torch.bincount(sequences.classes[:, -1], minlength=K), np.full(K, 1 / K))
+
+
+@pytest.mark.parametrize("settings", [{}, {"query": "any"}, {"p_B": 1.0}, {"p_B": 0.5, "B": 2}, {"K": 1024}], ids=str)
 @pytest.mark.parametrize("alpha", [0.0, 0.75])
-@pytest.mark.parametrize("settings", [{}, {"query": "any"}, {"p_B": 1.0}, {"p_B": 0.5, "B": 2}], ids=str)
 def test_the_querys_class_follows_the_class_frequencies(
     alpha: float, settings: dict[str, Any], assert_follows: Follows
 ) -> None:
-    _, sequences = draw(20_000, D=1, alpha=alpha, **settings)
-    weights = np.arange(1, 65) ** -alpha
-    assert_follows(np.bincount(sequences.classes[:, -1], minlength=64), weights / weights.sum())
+    world, sequences = draw(20_000, D=1, alpha=alpha, **settings)
+    weights = np.arange(1, world.settings.K + 1) ** -alpha
+    assert_follows(np.bincount(sequences.classes[:, -1], minlength=world.settings.K), weights / weights.sum())
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0])

@@ -197,7 +197,10 @@ def test_the_headline_scope_leaves_other_experiments_out(project: Project) -> No
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"experiments": CONFIG["experiments"] | {"base": {"set": {"T": 0}}}}, "experiments.base: T = 0 is not allowed (>= 1)."),
+        (
+            {"experiments": CONFIG["experiments"] | {"base": {"set": {"T": 0}}}},
+            "experiments.base: T = 0 is not allowed (>= 1).",
+        ),
         ({"experimentss": {}}, "experimentss = {}: there is no such key."),
         ({"headline": ["fig99"]}, "headline: fig99 is not in figures"),
     ],

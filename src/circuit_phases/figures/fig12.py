@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from matplotlib.figure import Figure, FigureBase
+from matplotlib.patches import Patch
 
 from circuit_phases.figures.data import FigureData, Series
 from circuit_phases.figures.panels import (
@@ -18,7 +19,7 @@ from circuit_phases.figures.panels import (
     step_axis,
 )
 from circuit_phases.figures.readings import checkpoints, phases
-from circuit_phases.figures.style import PAGE, styled
+from circuit_phases.figures.style import CIRCUIT_TINTS, PAGE, styled
 
 
 @styled
@@ -37,7 +38,11 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     shade_phases(axes, found)
     step_axis(axes, curves)
     accuracy_axis(axes)
-    legend_above(left, [seed_handles(series), phase_handles(found)])
+    # With one task the weights alone could answer all, so accuracy cannot tell which circuit does.
+    only = [Patch(color=CIRCUIT_TINTS[1], label="the only phase")]
+    legend_above(
+        left, [seed_handles(series), only if {phase.number for phase in found} == {1} else phase_handles(found)]
+    )
     saved = checkpoints(data, series.run, seed)
     attention_grid(
         right, data, series.run, seed, [("at the start", saved[0]), ("at the end", saved[-1])] if saved else []
