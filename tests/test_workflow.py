@@ -203,6 +203,7 @@ def test_the_headline_scope_leaves_other_experiments_out(project: Project) -> No
         ),
         ({"experimentss": {}}, "experimentss = {}: there is no such key."),
         ({"headline": ["fig99"]}, "headline: fig99 is not in figures"),
+        ({"results": "Snakefile"}, "results = Snakefile is not allowed (Snakefile is a file)."),
     ],
 )
 def test_a_wrong_config_is_told_in_one_line(project: Project, values: dict, told: str) -> None:

@@ -47,6 +47,19 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def require_writable(folder: Path) -> None:
+    """Check that a folder can be made and written to, without making it.
+
+    Raises:
+        UserError: if a file stands in its way, or its nearest existing parent may not be written to.
+    """
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"results = {folder} is not allowed ({nearest} is a file). Move it, or set another folder.")
+    if not os.access(nearest, os.W_OK):
+        raise UserError(f"results = {folder} is not allowed (no permission to write to {nearest}). Set another folder.")
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -1,12 +1,15 @@
 # Helpers of the rules: the configuration, where files lie, and what a rule's code is.
+from pathlib import Path
+
 from circuit_phases.code_digest import code_digest
 from circuit_phases.configuration import parse_configuration
 from circuit_phases.figures import FIGURES, UNTRAINED_TABLES
-from circuit_phases.files import UserError
+from circuit_phases.files import UserError, require_writable
 from snakemake.exceptions import WorkflowError
 
 try:
     configuration = parse_configuration(config, "config")
+    require_writable(Path(configuration.results))
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
