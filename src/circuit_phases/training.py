@@ -103,13 +103,16 @@ class Trainer:
 
     def _query_loss_and_correct(self, sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
         losses, corrects = [], []
+        # A compiled form takes one size of chunk alone, so the last chunk starts early and counts only its end.
+        size = min(EVALUATION_CHUNK, len(sequences))
         with torch.no_grad():
-            for start in range(0, len(sequences), EVALUATION_CHUNK):
-                chunk = sequences[start : start + EVALUATION_CHUNK]
+            for start in range(0, len(sequences), size):
+                first = min(start, len(sequences) - size)
+                chunk = sequences[first : first + size]
                 logits = self._logits(self.parameters, Batch.of(chunk))[:, -1]
                 target = chunk.labels[:, -1]
-                losses.append(-logits.log_softmax(0).gather(0, target[None])[0])
-                corrects.append(logits.argmax(0) == target)
+                losses.append(-logits.log_softmax(0).gather(0, target[None])[0, start - first :])
+                corrects.append((logits.argmax(0) == target)[start - first :])
         return torch.cat(losses).double().numpy(), torch.cat(corrects).numpy()
 
 
