@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 
@@ -20,6 +21,7 @@ from circuit_phases.figures.drawing import draw, save
 from circuit_phases.figures.readings import METRICS, median_curve, nearest
 from circuit_phases.figures.style import CIRCUIT_COLOURS, CIRCUIT_TINTS, COLUMN, INK, PAGE, SMALL, series_looks
 from circuit_phases.files import UserError
+from circuit_phases.phases import PhaseSettings
 from circuit_phases.tables import RUN_TABLES, to_frame
 
 STEPS = np.arange(0, 100_001, 500)
@@ -140,7 +142,8 @@ def figure_data(series, **runs):
     """Data of a figure; `runs` maps a run to {seed: arguments of `tables_of`}."""
     made = [tables_of(run, seed, **arguments) for run, seeds in runs.items() for seed, arguments in seeds.items()]
     tables = {name: as_read(name, pd.concat([one[name] for one in made])) for name in made[0]}
-    return FigureData(tuple(Series(label, run, tuple(runs[run])) for label, run in series.items()), tables)
+    shown = tuple(Series(label, run, tuple(runs[run])) for label, run in series.items())
+    return FigureData(shown, tables, PhaseSettings(dt=500, threshold=0.025))
 
 
 def as_read(name, table):
@@ -440,6 +443,14 @@ def test_figure_3_leaves_a_gap_in_the_evaluations_open():
     data = figure_data({"p": "p"}, p={0: {"steps": np.array([0, 500, 1000, 1500, 2500, 3000])}})
     change = np.diff(curve(data, "p", 0)[1])[[0, 1, 3]]
     assert has_line(panel(draw("fig03", data), "dAcc, dt = 500"), (np.array([500, 1000, 2500]), change))
+
+
+def test_figure_3_uses_the_interval_and_threshold_that_phases_were_found_with(three_phases):
+    data = dataclasses.replace(three_phases, rules=PhaseSettings(dt=1_000, threshold=0.05))
+    steps, accuracy = curve(data, "paper", 3)
+    axes = panel(draw("fig03", data), "dAcc, dt = 1,000")
+    assert has_line(axes, (steps[:-2], accuracy[2:] - accuracy[:-2]))
+    assert [0.05, 0.05] in [list(line.get_ydata()) for line in axes.lines]
 
 
 def test_figure_3_compares_both_rules():

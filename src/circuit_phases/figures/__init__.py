@@ -12,7 +12,7 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "fig06": ("training", "phases", "theory"),
     "fig12": ("training", "attention", "phases"),
     "fig14": ("class_frequencies",),
-    "curves": ("training", "circuits", "phases", "theory"),
+    "curves": ("training", "circuits", "phases"),
     "seeds": ("training", "phases", "theory"),
 }
 
