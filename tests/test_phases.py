@@ -44,6 +44,13 @@ def test_a_skipped_phase_leaves_its_number_out() -> None:
     assert list(plateaus(curve((10_000, 1.0)))["phase"]) == [3]
 
 
+def test_a_run_that_stops_soon_after_it_is_solved_has_its_last_phase() -> None:
+    solved = curve((3_000, 0.36), (40_000, 1.0), last=54_000, decades=0.01)
+    assert list(plateaus(solved)["phase"]) == [1, 3]
+    still_climbing = curve((3_000, 0.36), (40_000, 1.0), last=43_000, decades=0.01)
+    assert list(plateaus(still_climbing)["phase"]) == [1]
+
+
 def test_a_plateau_at_no_ceiling_has_no_number() -> None:
     found = plateaus(curve((3_000, 0.55)))
     assert found["phase"].isna().all()

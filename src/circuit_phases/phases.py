@@ -32,7 +32,9 @@ class PhaseSettings(Settings):
         0.5, gt=0, description="rule plateau: most change of accuracy, relative to it, per decade of steps on a plateau"
     )
     window: float = Field(0.08, gt=0, description="rule plateau: decades of steps over which the slope is taken")
-    width: float = Field(0.05, gt=0, description="rule plateau: least decades of steps on a plateau")
+    width: float = Field(
+        0.05, gt=0, description="rule plateau: least decades of steps on a plateau; half of it where training ends"
+    )
     tolerance: float = Field(0.08, gt=0, description="rule plateau: most distance of a plateau from its ceiling")
     chance: float = Field(0.05, gt=0, description="rule plateau: accuracy above 1/L that a plateau must have")
 
@@ -91,7 +93,8 @@ def _plateaus(
     flat = (np.abs(slope) <= settings.slope * smooth) & (smooth >= 1 / L + settings.chance)
     rows: list[dict[str, object]] = []
     for start, end in _stretches(flat):
-        if grid[end] - grid[start] < settings.width:
+        cut_off = end == len(grid) - 1
+        if grid[end] - grid[start] < settings.width / (2 if cut_off else 1):
             continue
         stretch = curve[(decades >= grid[start]) & (decades <= grid[end] + 0.01)]
         phase = _circuit_at(float(stretch.median()), ceilings, settings.tolerance)
