@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from circuit_phases.checkpoints import load_tensors, save_tensors
-from circuit_phases.files import DamagedFile, UserError, replacing
+from circuit_phases.files import DamagedFile, UserError, replacing, require_writable
 from circuit_phases.tables import LABEL_TABLES, read_table, table_from_rows, write_table
 
 TENSORS = {"layers.0.query": torch.arange(12.0).view(1, 3, 4), "classifier.0.bias": torch.tensor([0.5, -1.0])}
@@ -152,6 +153,28 @@ def test_a_full_disk_is_told_and_keeps_the_old_file_alone(write: Callable[[Path]
     assert "\n" not in str(caught.value)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("inside", ["", "results", "results/deep"])
+def test_a_file_in_the_way_of_the_results_is_named_before_anything_runs(inside: str, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    folder = tmp_path / "taken" / inside
+    with pytest.raises(UserError) as caught:
+        require_writable(folder)
+    assert str(caught.value).startswith(f"results = {folder} is not allowed ({tmp_path / 'taken'} is a file)")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_results_where_the_user_may_not_write_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    with pytest.raises(UserError, match=re.escape(f"no permission to write to {tmp_path}")):
+        require_writable(tmp_path / "results")
+
+
+@pytest.mark.parametrize("inside", ["", "results", "results/deep"])
+def test_asking_whether_results_can_be_written_makes_no_folder(inside: str, tmp_path: Path) -> None:
+    require_writable(tmp_path / inside)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_saved_weights_come_back_to_the_bit(tmp_path: Path) -> None:

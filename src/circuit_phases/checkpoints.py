@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -18,9 +19,13 @@ from circuit_phases.world import World
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write tensors as safetensors with a digest of their bytes in the metadata."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # One key holds all metadata: safetensors writes several in random order, and equal weights make equal files.
+    header = {"metadata": json.dumps(metadata | {"digest": _digest(tensors, metadata)}, sort_keys=True)}
     with replacing(path) as temporary:
+        mode = temporary.stat().st_mode
         try:
-            save_file(tensors, temporary, metadata | {"digest": _digest(tensors, metadata)})
+            save_file(tensors, temporary, header)
+            temporary.chmod(mode)
         except SafetensorError as error:
             raise UserError(f"Cannot write {path}: {error}. Free the disk or fix the permission.") from error
 
@@ -36,7 +41,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"{path} is missing. Run `snakemake` to make it.")
     try:
         with safe_open(path, framework="pt") as handle:
-            metadata = dict(handle.metadata() or {})
+            metadata = json.loads((handle.metadata() or {}).get("metadata", "{}"))
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise DamagedFile(path, f"truncated or not safetensors: {error}") from error
@@ -80,7 +85,7 @@ def load_model(path: Path, settings: RunSettings, world: World, seed: int) -> In
 def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):
-        digest.update(name.encode())
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
         digest.update(tensors[name].numpy().tobytes())
     digest.update(repr(sorted(metadata.items())).encode())
     return digest.hexdigest()

@@ -233,7 +233,7 @@ class RunSettings(Settings):
             elif name == "world_seed":
                 grouped[name] = value
             else:
-                raise RuleBroken(f"{name} = {value!r}: there is no such parameter{nearest(name, PARAMETERS)}.")
+                raise RuleBroken(f"{name} = {value!r}: there is no such parameter{nearest(name, [*PARAMETERS, 'world_seed'])}.")
         return cls.model_validate(grouped)
 
     @property
@@ -280,7 +280,10 @@ DEFAULTS: dict[str, Any] = RunSettings().parameters
 def _short(value: Any) -> str:
     if isinstance(value, tuple):
         return "+".join(".".join(row) for row in value)
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        # The shortest exact text, with whole numbers and minus zero as people write them.
+        return repr(value + 0.0).removesuffix(".0")
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _file_name(parts: list[str]) -> str:

@@ -186,12 +186,18 @@ def read_table(path: Path | str, schema: pa.Schema) -> pa.Table:
     if not path.exists():
         raise UserError(f"{path} is missing. Run `snakemake` to make it.")
     try:
-        table = pq.ParquetFile(path, page_checksum_verification=True).read()
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        table = file.read()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedFile(path, f"not readable as Parquet: {str(error).splitlines()[0]}") from error
     missing = [name for name in schema.names if name not in table.column_names]
     if missing:
         raise DamagedFile(path, f"lacks the column {missing[0]}")
+    wrong = [field.name for field in schema if table.schema.field(field.name).type != field.type]
+    if wrong:
+        raise DamagedFile(path, f"the column {wrong[0]} has another type")
+    if len(table) != file.metadata.num_rows:
+        raise DamagedFile(path, f"holds {len(table)} of {file.metadata.num_rows} rows")
     return table
 
 
