@@ -247,8 +247,8 @@ def test_weights_with_any_byte_altered_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("written", "altered"),
     [
-        (b'"step":"40"', b'"step":"50"'),
-        (b'"seed":"0"', b'"seed":"1"'),
+        (rb"\"step\": \"40\"", rb"\"step\": \"50\""),
+        (rb"\"seed\": \"0\"", rb"\"seed\": \"1\""),
         (b"layers.0.query", b"layers.1.query"),
         (b'"dtype":"F32"', b'"dtype":"I32"'),
         (b'"shape":[1,3,4]', b'"shape":[1,4,3]'),

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from circuit_phases.files import DamagedFile
 from circuit_phases.sequences import Sequences, evaluation_set
 from circuit_phases.settings import WorldSettings
 from circuit_phases.tables import EVALUATION_SEQUENCES, LABEL_TABLES, VECTORS, read_table, write_table
@@ -58,6 +59,12 @@ def read_world(folder: Path, settings: WorldSettings, seed: int) -> World:
         for file, name in (("class_means", "class"), ("label_vectors", "label"))
     )
     labels = read_table(folder / "label_tables.parquet", LABEL_TABLES)["label"].to_numpy()
+    s = settings
+    shapes = {"class_means": (means.shape, (s.K, s.D)), "label_vectors": (vectors.shape, (s.L, s.D))}
+    shapes["label_tables"] = ((len(labels), labels.max() <= s.L), (s.T * s.K, True))
+    for name, (found, expected) in shapes.items():
+        if found != expected:
+            raise DamagedFile(folder / f"{name}.parquet", "it belongs to a world of other settings")
     return World(settings, seed, means, vectors, labels.reshape(settings.T, settings.K) - 1)
 
 
@@ -74,6 +81,9 @@ def read_evaluation_set(folder: Path, settings: WorldSettings) -> tuple[Sequence
         flat = values.flatten() if pa.types.is_list(values.type) else values
         return torch.from_numpy(flat.to_numpy(zero_copy_only=False).copy()).view(len(table), -1)
 
+    widths = [column(name).shape[1] for name in ("classes", "labels", "permuted_labels", "items")]
+    if widths != [settings.N + 1, settings.N + 1, settings.N, (settings.N + 1) * settings.D]:
+        raise DamagedFile(folder / "evaluation_sequences.parquet", "it belongs to a world of other settings")
     sequences = Sequences(
         tasks=column("task")[:, 0] - 1,
         classes=column("classes") - 1,

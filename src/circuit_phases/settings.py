@@ -233,7 +233,9 @@ class RunSettings(Settings):
             elif name == "world_seed":
                 grouped[name] = value
             else:
-                raise RuleBroken(f"{name} = {value!r}: there is no such parameter{nearest(name, [*PARAMETERS, 'world_seed'])}.")
+                raise RuleBroken(
+                    f"{name} = {value!r}: there is no such parameter{nearest(name, [*PARAMETERS, 'world_seed'])}."
+                )
         return cls.model_validate(grouped)
 
     @property

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
-from circuit_phases.checkpoints import checkpoint_file, load_tensors, save_tensors
+from circuit_phases.checkpoints import checkpoint_file, load_tensors, save_tensors, saved_checkpoints
 from circuit_phases.fast import Batch, FastForm, Parameters
 from circuit_phases.files import UserError
 from circuit_phases.model import InContextTransformer
@@ -46,8 +46,8 @@ def checkpoint_steps(settings: TrainingSettings) -> list[int]:
         spaced = np.linspace(0, steps, count)
         return sorted({round(step) for step in spaced})
     # Rounding merges the first steps; ask for more until the asked number is left.
-    for asked in range(count - 1, 4 * count):
-        chosen = {0} | {round(step) for step in np.geomspace(1, steps, asked)}
+    for asked in range(count - 2, 4 * count):
+        chosen = {0, steps} | {round(step) for step in np.geomspace(1, steps, asked)}
         if len(chosen) >= min(count, steps + 1):
             break
     return sorted(chosen)
@@ -160,7 +160,7 @@ def train(
     folder: Path,
     progress: bool = True,
 ) -> Path:
-    """Train to the end and leave `training.parquet`, `run.json` and `checkpoints/` in `folder`.
+    """Train to the end and leave `training.parquet`, `run.parquet` and `checkpoints/` in `folder`.
 
     Work in progress lies in `folder/partial`; a run that was stopped continues from there and ends
     with the same numbers as one that was not.
@@ -189,6 +189,10 @@ class _Run:
 
     def resume(self) -> None:
         """Continue from `partial` if it holds a good state of this very run; else start afresh."""
+        if not any((self.partial / name).exists() for name in ("state.safetensors", "training.parquet")):
+            shutil.rmtree(self.partial, ignore_errors=True)
+            self._start()
+            return
         try:
             tensors, state = load_tensors(self.partial / "state.safetensors")
             if state["fingerprint"] != self.fingerprint:
@@ -196,16 +200,18 @@ class _Run:
             rows = read_table(self.partial / "training.parquet", TRAINING).to_pylist()
             self.step, self.seconds, self.solved = int(state["step"]), float(state["seconds"]), int(state["solved"])
         except UserError as reason:
-            if self.partial.exists():
-                logger.warning("Starting from step 0: %s", reason)
-                shutil.rmtree(self.partial)
-            self.rows = self._with_identity(self.trainer.evaluate(0))
-            self._checkpoint()
+            logger.warning("Starting from step 0: %s", reason)
+            shutil.rmtree(self.partial)
+            self._start()
             return
         self.rows = [row for row in rows if row["step"] <= self.step]
         for name, tensor in tensors.items():
             self.trainer.parameters[name].copy_(tensor)
         logger.info("Continuing from step %d", self.step)
+
+    def _start(self) -> None:
+        self.rows = self._with_identity(self.trainer.evaluate(0))
+        self._checkpoint()
 
     def train(self, progress: bool) -> None:
         """Take every step that is left, or stop early if that is asked for."""
@@ -231,11 +237,12 @@ class _Run:
     def finish(self) -> Path:
         """Move the finished run into place."""
         self._checkpoint()
-        (self.partial / "state.safetensors").unlink(missing_ok=True)
+        self._save_state()
         write_table(self.folder / "training.parquet", table_from_rows(self.rows, TRAINING), TRAINING)
         write_table(self.folder / "run.parquet", table_from_rows([self._summary()], RUNS), RUNS)
         checkpoints = self.folder / "checkpoints"
         shutil.rmtree(checkpoints, ignore_errors=True)
+        (self.partial / "state.safetensors").unlink()
         (self.partial / "checkpoints").replace(checkpoints)
         shutil.rmtree(self.partial)
         return self.folder
@@ -245,7 +252,7 @@ class _Run:
             self.step,
             self.settings.training.max_steps,
             elapsed,
-            ncols=100,
+            bar_format="{desc}: {n_fmt}/{total_fmt} steps [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
             prefix=f"{self.settings.name} seed {self.seed}",
             unit="step",
             initial=first,
@@ -287,6 +294,8 @@ class _Run:
             *self.trainer.evaluate(self.step),
         ]
         self.rows += self._with_identity(rows)
+        if not np.isfinite(self._latest("iid")["loss"]):
+            self._stop_diverged(self.step)
         self.solved = self.solved + 1 if self._latest("iid")["accuracy"] >= SOLVED else 0
 
     def _latest(self, split: str) -> dict[str, Any]:
@@ -297,12 +306,15 @@ class _Run:
 
     def _check_finite(self, losses: Tensor) -> None:
         if not bool(losses.isfinite().all()):
-            first = self.step - len(losses) + 1 + int((~losses.isfinite()).nonzero()[0])
-            saved = sorted((self.partial / "checkpoints").glob("*.safetensors"))
-            raise UserError(
-                f"{self.settings.name} seed {self.seed}: the loss is not finite at step {first}. "
-                f"Lower learning_rate (now {self.settings.training.learning_rate}); last weights: {saved[-1]}."
-            )
+            self._stop_diverged(self.step - len(losses) + 1 + int((~losses.isfinite()).nonzero()[0]))
+
+    def _stop_diverged(self, first: int) -> NoReturn:
+        saved = saved_checkpoints(self.partial / "checkpoints")
+        good = max(step for step in saved if step < first)
+        raise UserError(
+            f"{self.settings.name} seed {self.seed}: the loss is not finite at step {first}. "
+            f"Lower learning_rate (now {self.settings.training.learning_rate}); last weights: {saved[good]}."
+        )
 
     def _checkpoint(self) -> None:
         path = self.partial / "checkpoints" / checkpoint_file(self.step)
