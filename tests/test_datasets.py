@@ -13,7 +13,7 @@ import torch
 
 from circuit_phases.datasets import FILES, read_evaluation_set, read_world, write_dataset
 from circuit_phases.files import DamagedFile, UserError
-from circuit_phases.sequences import Sequences, evaluation_set, training_batch
+from circuit_phases.sequences import Sequences, TrainingBatches, evaluation_set
 from circuit_phases.world import World
 
 TinyWorld = Callable[..., World]
@@ -60,7 +60,7 @@ def test_the_evaluation_set_comes_back_to_the_bit(
 def test_a_world_read_back_gives_the_same_training_batches(tiny_world: TinyWorld, tmp_path: Path) -> None:
     world = tiny_world(seed=3)
     write_dataset(world, tmp_path)
-    here, there = (training_batch(w, 1, 1, 32) for w in (world, read_world(tmp_path, world.settings, 3)))
+    here, there = (TrainingBatches(w, 1, 32)[1] for w in (world, read_world(tmp_path, world.settings, 3)))
     assert torch.equal(here.items, there.items)
     assert torch.equal(here.labels, there.labels)
 

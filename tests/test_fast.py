@@ -15,9 +15,9 @@ from torch import Tensor
 
 from circuit_phases.fast import Batch, FastForm
 from circuit_phases.model import InContextTransformer
-from circuit_phases.sequences import Sequences, draw_sequences, evaluation_set, training_batch
+from circuit_phases.sequences import Sequences, TrainingBatches, draw_sequences, evaluation_set
 from circuit_phases.settings import RunSettings
-from circuit_phases.training import Trainer
+from circuit_phases.trainer import Trainer
 from circuit_phases.world import World
 
 Tiny = Callable[..., RunSettings]
@@ -42,12 +42,14 @@ def assert_equal_to_the_textbook(run: RunSettings, count: int, seed: int = 0, el
     loss = model.loss(sequences)
     # Without hidden effect on the loss (masked out), a parameter has no gradient in the textbook form: zero.
     expected = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
-    gradients, (fast_loss, correct) = torch.func.grad_and_value(form.loss, has_aux=True)(detached, batch)
+    constants = {name: tensor for name, tensor in model.named_buffers() if name.startswith("embedding.")}
+    gradients, (fast_loss, correct) = torch.func.grad_and_value(form.loss, has_aux=True)(detached, constants, batch)
 
     def assert_close(actual: Tensor, wanted: Tensor, what: str) -> None:
         torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-10, msg=lambda text: f"{what}: {text}")
 
-    assert_close(form.logits(detached, batch).permute(2, 1, 0), logits.detach(), "logits")
+    fast_logits = form.logits({**constants, **detached}, batch, form.readout)
+    assert_close(fast_logits.permute(2, 1, 0), logits.detach(), "logits")
     assert_close(fast_loss, loss.detach(), "loss")
     assert int(correct) == int((logits[:, -1].argmax(-1) == sequences.labels[:, -1]).sum())
     assert gradients.keys() == parameters.keys()
@@ -164,7 +166,7 @@ def plain_descent(run: RunSettings, world: World, seed: int, steps: int) -> tupl
     optimiser = torch.optim.SGD(model.parameters(), lr=run.training.learning_rate)
     losses = []
     for step in range(1, steps + 1):
-        loss = model.loss(training_batch(world, seed, step, run.training.batch_size))
+        loss = model.loss(TrainingBatches(world, seed, run.training.batch_size)[step])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -15,11 +15,11 @@ from scipy.stats import binomtest, chi2_contingency, kstest
 from circuit_phases.sequences import (
     CLOCKS_UP_TO,
     Sequences,
+    TrainingBatches,
     _first_to_ring,
     _redrawn,
     draw_sequences,
     evaluation_set,
-    training_batch,
 )
 from circuit_phases.settings import WorldSettings
 from circuit_phases.world import World
@@ -226,24 +226,26 @@ def test_labels_agree_with_the_label_table_of_the_sequences_task(kind: str, p_B:
 
 def test_a_batch_is_a_function_of_seed_and_step_alone(tiny_world: Callable[..., World]) -> None:
     world = tiny_world(positions="random", p_B=0.5)
-    first = training_batch(world, seed=3, step=7, batch_size=32)
+    first = TrainingBatches(world, seed=3, batch_size=32)[7]
     torch.manual_seed(0)
     np.random.seed(0)
-    training_batch(world, seed=3, step=8, batch_size=32)
-    assert same(first, training_batch(world, seed=3, step=7, batch_size=32))
-    assert same(first, training_batch(tiny_world(positions="random", p_B=0.5), seed=3, step=7, batch_size=32))
+    TrainingBatches(world, seed=3, batch_size=32)[8]
+    assert same(first, TrainingBatches(world, seed=3, batch_size=32)[7])
+    assert same(first, TrainingBatches(tiny_world(positions="random", p_B=0.5), seed=3, batch_size=32)[7])
 
 
 def test_drawing_leaves_the_global_random_state_alone(tiny_world: Callable[..., World]) -> None:
     before = torch.get_rng_state()
-    training_batch(tiny_world(), seed=0, step=1, batch_size=8)
+    TrainingBatches(tiny_world(), seed=0, batch_size=8)[1]
     evaluation_set(tiny_world())
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_batches_differ_across_steps_and_seeds_in_every_part(tiny_world: Callable[..., World]) -> None:
     world = tiny_world(positions="random")
-    batches = [training_batch(world, seed, step, 64) for seed, step in [(0, 1), (0, 2), (1, 1), (1, 2), (2, 0)]]
+    batches = [
+        TrainingBatches(world, seed, 64)[step] for seed, step in [(0, 1), (0, 2), (0, 17), (1, 1), (1, 2), (2, 1)]
+    ]
     for one, other in itertools.combinations(batches, 2):
         for name in Sequences.__dataclass_fields__:
             assert not torch.equal(getattr(one, name), getattr(other, name))
@@ -251,7 +253,7 @@ def test_batches_differ_across_steps_and_seeds_in_every_part(tiny_world: Callabl
 
 def test_world_seed_and_training_seed_are_independent(tiny_world: Callable[..., World]) -> None:
     one, other = tiny_world(seed=1), tiny_world(seed=2)
-    here, there = (training_batch(world, seed=5, step=1, batch_size=64) for world in (one, other))
+    here, there = (TrainingBatches(world, seed=5, batch_size=64)[1] for world in (one, other))
     assert torch.equal(here.classes, there.classes)
     assert torch.equal(here.tasks, there.tasks)
     assert not torch.equal(here.labels, there.labels)
@@ -274,8 +276,8 @@ def test_the_evaluation_set_is_frozen_and_belongs_to_the_world(tiny_world: Calla
 def test_no_training_batch_repeats_evaluation_sequences(tiny_world: Callable[..., World]) -> None:
     world = tiny_world(seed=0)
     held_out = {tuple(row) for row in evaluation_set(world)[0].items.flatten(1).tolist()}
-    for step in range(20):
-        batch = training_batch(world, seed=0, step=step, batch_size=64)
+    for step in range(1, 21):
+        batch = TrainingBatches(world, seed=0, batch_size=64)[step]
         assert not held_out & {tuple(row) for row in batch.items.flatten(1).tolist()}
 
 

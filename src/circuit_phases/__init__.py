@@ -14,7 +14,7 @@ _HOMES = {
     "draw_sequences": "sequences",
     "evaluation_set": "sequences",
     "InContextTransformer": "model",
-    "Trainer": "training",
+    "Trainer": "trainer",
     "train": "training",
     "mean_attention": "circuits",
     "circuit_table": "circuits",

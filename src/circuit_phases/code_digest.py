@@ -11,7 +11,20 @@ PACKAGE = "circuit_phases"
 ROOT = Path(__file__).parent
 
 PLUMBING = frozenset(
-    {"checkpoints", "configuration", "datasets", "files", "logs", "paths", "settings", "stages", "tables"}
+    {
+        "checkpoints",
+        "code_digest",
+        "configuration",
+        "datasets",
+        "files",
+        "interruption",
+        "logs",
+        "paths",
+        "run_in_progress",
+        "settings",
+        "stages",
+        "tables",
+    }
 )
 """Modules that move numbers and decide none; settings enter a rule as values, not as code."""
 

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from circuit_phases import stages
-from circuit_phases.configuration import one_line
+from circuit_phases.configuration import DEVICES, one_line
 from circuit_phases.files import UserError
 from circuit_phases.logs import job_log
 from circuit_phases.paths import Paths
@@ -40,7 +40,7 @@ def _train(settings: RunSettings, seed: int, paths: Paths, options: argparse.Nam
     if not dataset.exists():
         stages.make_dataset(settings, seed, dataset)
     folder = paths.run(settings.name, seed)
-    stages.train_run(settings, seed, dataset, folder)
+    stages.train_seeds(settings, [seed], [dataset], [folder], options.device)
     print(folder)
 
 
@@ -73,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         step.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="parameters, such as T=2 heads=2")
         step.add_argument("--seed", type=int, default=0, help="seed of the training")
         step.add_argument("--results", type=Path, default=Path("results"), help="folder of all outputs")
+        if name == "train":
+            step.add_argument("--device", choices=DEVICES, default="auto", help="device to train on")
         step.add_argument("--threads", type=int, default=1, help="threads to use")
     return parser
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,6 +16,8 @@ from circuit_phases.figures.data import Series
 from circuit_phases.files import UserError
 from circuit_phases.phases import PhaseSettings
 from circuit_phases.settings import GROUPS, Natural, Positive, RuleBroken, RunSettings, Settings, nearest
+
+DEVICES = ("auto", "cpu", "cuda")
 
 
 class Experiment(Settings):
@@ -67,6 +69,10 @@ class Configuration(Settings):
     results: str = Field("results", min_length=1, description="folder of all outputs")
     scope: Literal["all", "headline"] = Field("all", description="all figures, or only those under headline")
     seeds_limit: Positive | None = Field(None, description="at most this many seeds of each experiment")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device to train on; auto: a CUDA card if any")
+    seeds_together: Positive = Field(
+        1, description="seeds of one configuration trained in one job as one batched model; pays on a GPU"
+    )
     defaults: dict[str, Any] = Field({}, description="variant and parameters of every run")
     experiments: dict[str, Experiment] = Field(description="the experiments, by name")
     figures: dict[str, FigureEntry] = Field(description="the figures, by name")
@@ -150,6 +156,18 @@ class Configuration(Settings):
                 for series, settings in self.series(figure.experiment):
                     needed |= {(settings.name, seed): RunSeed(settings, seed) for seed in series.seeds}
         return list(needed.values())
+
+    def seed_groups(self, run_seeds: Iterable[RunSeed]) -> list[tuple[str, list[int]]]:
+        """Each configuration's seeds in groups of at most `seeds_together`."""
+        seeds: dict[str, list[int]] = {}
+        for each in run_seeds:
+            seeds.setdefault(each.settings.name, []).append(each.seed)
+        size = self.seeds_together
+        return [
+            (run, of_run[first : first + size])
+            for run, of_run in seeds.items()
+            for first in range(0, len(of_run), size)
+        ]
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+logger = logging.getLogger(__name__)
 
 
 class UserError(Exception):
@@ -38,13 +44,62 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
+        _flush_folder(path.parent)
     except OSError as error:
-        raise UserError(
-            f"Cannot write {path}: {error.strerror or error}. Free the disk or fix the permission."
-        ) from error
+        raise _cannot_write(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`; on success it takes its place.
+
+    Raises:
+        UserError: if it cannot be made or written to, or the disk is full.
+    """
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        temporary.chmod(0o777 & ~_umask())
+        yield temporary
+        _flush_folder(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+        _flush_folder(folder.parent)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder to this process; the lock goes with the process, however that ends.
+
+    Raises:
+        UserError: if another process holds it, or the folder cannot be written to.
+    """
+    path = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{folder} is being written by another job. Wait for it, or stop it.") from None
+    except NotImplementedError:
+        logger.warning("%s: this file system knows no locks, so two jobs could write here at once.", folder)
+        yield
+        return
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def require_writable(folder: Path) -> None:
@@ -58,6 +113,21 @@ def require_writable(folder: Path) -> None:
         raise UserError(f"results = {folder} is not allowed ({nearest} is a file). Move it, or set another folder.")
     if not os.access(nearest, os.W_OK):
         raise UserError(f"results = {folder} is not allowed (no permission to write to {nearest}). Set another folder.")
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(f"Cannot write {path}: {error.strerror or error}. Free the disk or fix the permission.")
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a new name in a folder outlast a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        # Some network file systems refuse to flush a folder; the file itself is flushed.
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

@@ -10,8 +10,12 @@ from jaxtyping import Float32, Int64
 
 from circuit_phases.world import Stream, World, random_generator
 
+STEPS_DRAWN_TOGETHER = 16
+"""Steps whose sequences come from one generator; a few large draws cost less than many small ones."""
 CLOCKS_UP_TO = 512
 """Above so many classes, drawing again beats a clock for every class."""
+RARE = 0.25
+"""Drawing again beats clocks too where a draw repeats another of its row with a probability below this."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,26 @@ class Sequences:
         return replace(self, labels=torch.cat([labels, self.labels[:, -1:]], dim=1))
 
 
-def training_batch(world: World, seed: int, step: int, batch_size: int) -> Sequences:
-    """The fresh sequences of one training step, a function of (world, seed, step) alone."""
-    return draw_sequences(world, batch_size, random_generator(Stream.batch, seed, step))
+class TrainingBatches:
+    """The fresh sequences of every training step, each a function of (world, seed, step) alone."""
+
+    def __init__(self, world: World, seed: int, batch_size: int) -> None:
+        self.world, self.seed, self.batch_size = world, seed, batch_size
+        self._number: int | None = None
+        self._noise_seeds: np.ndarray = np.empty(0)
+        self._drawn: dict[str, torch.Tensor] = {}
+
+    def __getitem__(self, step: int) -> Sequences:
+        """The sequences of one step (from 1)."""
+        number, place = divmod(step - 1, STEPS_DRAWN_TOGETHER)
+        if number != self._number:
+            generator = random_generator(Stream.batch, self.seed, number)
+            self._drawn = _draw_all_but_items(self.world, STEPS_DRAWN_TOGETHER * self.batch_size, generator)
+            self._noise_seeds = generator.integers(2**63 - 1, size=STEPS_DRAWN_TOGETHER)
+            self._number = number
+        rows = slice(place * self.batch_size, (place + 1) * self.batch_size)
+        drawn = {name: tensor[rows] for name, tensor in self._drawn.items()}
+        return Sequences(**drawn, items=_draw_items(self.world, drawn["classes"], int(self._noise_seeds[place])))
 
 
 def evaluation_set(world: World) -> tuple[Sequences, Int64[torch.Tensor, "n N"]]:
@@ -60,6 +81,11 @@ def draw_sequences(world: World, count: int, generator: np.random.Generator) -> 
     probability p_B a sequence is bursty: N / B classes, the query's among them, stand B times each
     in random order. Items are x = (mu_k + eps * eta) / sqrt(1 + eps^2), eta ~ N(0, 1/D) per entry.
     """
+    drawn = _draw_all_but_items(world, count, generator)
+    return Sequences(**drawn, items=_draw_items(world, drawn["classes"], int(generator.integers(2**63 - 1))))
+
+
+def _draw_all_but_items(world: World, count: int, generator: np.random.Generator) -> dict[str, torch.Tensor]:
     s = world.settings
     tasks = _categorical(world.task_frequencies, count, generator)
     query, context = _draw_classes(world, count, generator)
@@ -67,19 +93,20 @@ def draw_sequences(world: World, count: int, generator: np.random.Generator) -> 
     offsets = np.zeros(count, dtype=np.int64)
     if s.positions == "random":
         offsets = generator.integers(s.P - s.S + 1, size=count)
+    labels = world.label_tables[tasks[:, None], classes]
+    arrays = {"tasks": tasks, "classes": classes, "labels": labels, "offsets": offsets}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _draw_items(
+    world: World, classes: Int64[torch.Tensor, "n N+1"], noise_seed: int
+) -> Float32[torch.Tensor, "n N+1 D"]:
+    s, (n, tokens) = world.settings, classes.shape
     # Held feature first in memory, as the fast form of the model reads it.
-    noise = torch.randn(
-        (s.D, s.N + 1, count), generator=torch.Generator().manual_seed(int(generator.integers(2**63 - 1)))
-    )
-    means = world.scaled_class_means.index_select(1, torch.from_numpy(classes.T.ravel()))
-    items = noise.mul_(s.eps / np.sqrt((1 + s.eps**2) * s.D)).add_(means.view_as(noise)).permute(2, 1, 0)
-    return Sequences(
-        tasks=torch.from_numpy(tasks),
-        classes=torch.from_numpy(classes),
-        labels=torch.from_numpy(world.label_tables[tasks[:, None], classes]),
-        items=items,
-        offsets=torch.from_numpy(offsets),
-    )
+    noise = torch.randn((s.D, tokens * n), generator=torch.Generator().manual_seed(noise_seed))
+    means = world.scaled_class_means.index_select(1, classes.T.flatten())
+    items = torch.add(means, noise, alpha=float(s.eps / np.sqrt((1 + s.eps**2) * s.D)))
+    return items.view(s.D, tokens, n).permute(2, 1, 0)
 
 
 def _draw_classes(
@@ -107,7 +134,8 @@ def _without_replacement(
 ) -> Int64[np.ndarray, "count picks"]:
     """Rows of different classes, each drawn by its frequency among the classes that are left."""
     many = len(frequencies) > CLOCKS_UP_TO and len(frequencies) > picks**2
-    return (_redrawn if many else _first_to_ring)(frequencies, picks, count, generator)
+    rarely_equal = picks * frequencies.max() < RARE
+    return (_redrawn if many or rarely_equal else _first_to_ring)(frequencies, picks, count, generator)
 
 
 def _first_to_ring(
@@ -125,13 +153,19 @@ def _redrawn(
     frequencies: np.ndarray, picks: int, count: int, generator: np.random.Generator
 ) -> Int64[np.ndarray, "count picks"]:
     """Draw with replacement, and draw again what stands earlier in its row; fast where that is rare."""
-    drawn = _categorical(frequencies, count * picks, generator).reshape(count, picks)
-    earlier = np.tri(picks, k=-1, dtype=bool)
-    while (repeated := ((drawn[:, :, None] == drawn[:, None, :]) & earlier).any(axis=2)).any():
-        drawn[repeated] = _categorical(frequencies, int(repeated.sum()), generator)
-    return drawn
+    drawn = _categorical(frequencies, count * picks, generator).reshape(picks, count)
+    rows = np.arange(count)
+    while len(rows):
+        part = drawn[:, rows]
+        repeated = np.stack([(part[:pick] == part[pick]).any(axis=0) for pick in range(picks)])
+        part[repeated] = _categorical(frequencies, int(repeated.sum()), generator)
+        drawn[:, rows] = part
+        rows = rows[repeated.any(axis=0)]
+    return drawn.T
 
 
 def _categorical(frequencies: np.ndarray, count: int, generator: np.random.Generator) -> Int64[np.ndarray, " count"]:
+    if np.ptp(frequencies) == 0:
+        return generator.integers(len(frequencies), size=count)
     draws = np.searchsorted(np.cumsum(frequencies), generator.random(count), side="right")
     return np.minimum(draws, len(frequencies) - 1)

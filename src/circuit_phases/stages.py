@@ -15,6 +15,7 @@ from circuit_phases.settings import RunSettings
 if TYPE_CHECKING:
     from circuit_phases.figures.data import Series
     from circuit_phases.phases import PhaseSettings
+    from circuit_phases.trainer import Device
     from circuit_phases.world import World
 
 # torch is imported where it is needed: tables and figures do without it.
@@ -37,12 +38,22 @@ def make_dataset(settings: RunSettings, seed: int, folder: Path) -> None:
     write_dataset(World.draw(settings.world, settings.resolved_world_seed(seed)), folder)
 
 
-def train_run(settings: RunSettings, seed: int, dataset: Path, folder: Path) -> None:
-    """Train on a dataset; leaves `training.parquet`, `run.parquet` and `checkpoints/` in the folder."""
+def train_seeds(
+    settings: RunSettings,
+    seeds: Sequence[int],
+    datasets: Sequence[Path],
+    folders: Sequence[Path],
+    device: Device = "cpu",
+) -> None:
+    """Train on a dataset per seed, several as one batched model; each seed's folder gets its run's files."""
     from circuit_phases.datasets import read_evaluation_set
-    from circuit_phases.training import train
+    from circuit_phases.training import Member, train_together
 
-    train(settings, _world(settings, seed, dataset), read_evaluation_set(dataset, settings.world), seed, folder)
+    members = [
+        Member(seed, _world(settings, seed, dataset), read_evaluation_set(dataset, settings.world), folder)
+        for seed, dataset, folder in zip(seeds, datasets, folders, strict=True)
+    ]
+    train_together(settings, members, device=device)
 
 
 def analyze_run(

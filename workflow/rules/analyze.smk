@@ -4,7 +4,7 @@
 rule circuits:
     input:
         dataset_of,
-        checkpoints=rules.train.output.checkpoints,
+        checkpoints=TRAINED["checkpoints"],
     output:
         attention=f"{RUN}/attention.parquet",
         circuits=f"{RUN}/circuits.parquet",
@@ -49,7 +49,7 @@ rule theory:
 
 rule phases:
     input:
-        training=rules.train.output.training,
+        training=TRAINED["training"],
         theory=rules.theory.output[0],
     output:
         f"{RUN}/phases.parquet",

@@ -23,6 +23,16 @@ RUN_SEEDS = {
     for table in (*TABLES, *UNTRAINED_TABLES)
     for each in configuration.run_seeds(table)
 }
+TRAINED = {
+    "training": f"{RUN}/training.parquet",
+    "run": f"{RUN}/run.parquet",
+    "checkpoints": f"{RUN}/checkpoints",
+}
+SEED_GROUPS = (
+    configuration.seed_groups(RUN_SEEDS.values())
+    if configuration.seeds_together > 1
+    else []
+)
 DATASETS = {each.dataset: each for each in RUN_SEEDS.values()}
 FIGURE_NAMES = list(configuration.figures_in_scope)
 

@@ -1,13 +1,14 @@
 from pathlib import Path
 
 from circuit_phases.logs import job_log
-from circuit_phases.stages import run_settings, train_run, use_threads
+from circuit_phases.stages import run_settings, train_seeds, use_threads
 
 with job_log(snakemake.log[0]):
     use_threads(snakemake.threads)
-    train_run(
+    train_seeds(
         run_settings(snakemake.params.run),
-        int(snakemake.wildcards.seed),
-        dataset=Path(snakemake.input[0]).parent,
-        folder=Path(snakemake.output.training).parent,
+        snakemake.params.seeds,
+        datasets=[Path(path).parent for path in snakemake.input if path.endswith("class_means.parquet")],
+        folders=[Path(path).parent for path in snakemake.output if path.endswith("training.parquet")],
+        device=snakemake.config.get("device", "auto"),
     )

@@ -1,0 +1,349 @@
+"""Runs that are stopped, killed or damaged, and what they leave when they continue."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from training_runs import QUICK, overall_accuracy, results, run, summary
+
+from circuit_phases import training
+from circuit_phases.checkpoints import load_tensors, saved_checkpoints
+from circuit_phases.files import UserError, locked
+from circuit_phases.sequences import evaluation_set
+from circuit_phases.settings import RunSettings
+from circuit_phases.tables import TRAINING, read_frame
+from circuit_phases.trainer import Outcome, Trainer, TrainerOfSeeds
+from circuit_phases.training import Member, train_together
+from circuit_phases.world import World
+
+Tiny = Callable[..., RunSettings]
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a run from outside."""
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Lets the run save at every step and breaks it off at one."""
+
+    def at(step: int) -> None:
+        original = Trainer.step
+
+        def interrupted(self: Trainer, number: int) -> tuple[Tensor, Tensor]:
+            if number == step:
+                monkeypatch.setattr(Trainer, "step", original)
+                raise Interrupted
+            return original(self, number)
+
+        monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0)
+        monkeypatch.setattr(Trainer, "step", interrupted)
+
+    return at
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run of 60 steps, evaluated every 10, that nothing disturbed."""
+    return run(tiny(), tmp_path_factory.mktemp("finished"))
+
+
+# Stopping and continuing
+
+
+@pytest.mark.parametrize("steps", [[11], [35], [60], [5], [15, 16, 52]], ids=str)
+def test_an_interrupted_run_ends_with_the_same_numbers(
+    steps: list[int], tiny: Tiny, finished: Path, tmp_path: Path, interrupt: Callable[[int], None]
+) -> None:
+    for step in steps:
+        interrupt(step)
+        with pytest.raises(Interrupted):
+            run(tiny(), tmp_path)
+        assert not (tmp_path / "training.parquet").exists()
+    assert results(run(tiny(), tmp_path)) == results(finished)
+    assert summary(tmp_path) | {"seconds": 0} == summary(finished) | {"seconds": 0}
+
+
+def test_an_interrupted_run_continues_from_its_last_save_not_from_the_start(
+    tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(35)
+    with pytest.raises(Interrupted):
+        run(tiny(), tmp_path)
+    taken = []
+    original = Trainer.step
+
+    def noted(self: Trainer, step: int) -> tuple[Tensor, Tensor]:
+        taken.append(step)
+        return original(self, step)
+
+    monkeypatch.setattr(Trainer, "step", noted)
+    run(tiny(), tmp_path)
+    assert taken == list(range(35, 61))
+
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from circuit_phases import training
+from circuit_phases.logs import job_log
+from circuit_phases.sequences import evaluation_set
+from circuit_phases.settings import RunSettings
+from circuit_phases.world import World
+
+torch.set_num_threads(1)
+settings = RunSettings.model_validate_json(sys.argv[1], strict=False)
+number, at, training.SECONDS_BETWEEN_SAVES = int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
+take = training.Trainer.step
+
+def step(self, step):
+    if step == at:
+        os.kill(os.getpid(), number)
+    return take(self, step)
+
+training.Trainer.step = step
+world = World.draw(settings.world, 0)
+with job_log():
+    training.train(settings, world, evaluation_set(world), 0, Path(sys.argv[2]), progress=False)
+"""
+
+
+def run_and_signal(
+    settings: RunSettings, folder: Path, number: signal.Signals, at: int, seconds_between_saves: int
+) -> subprocess.CompletedProcess[str]:
+    """The run in a process of its own, which gets a signal just before a step."""
+    arguments = [settings.model_dump_json(), str(folder), str(int(number)), str(at), str(seconds_between_saves)]
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        check=False, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def saved_step(folder: Path) -> int:
+    return int(load_tensors(folder / "partial" / "state.safetensors")[1]["step"])
+
+
+def test_a_killed_run_ends_with_the_same_numbers(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+    killed = run_and_signal(tiny(), tmp_path, signal.SIGKILL, 47, seconds_between_saves=0)
+    assert killed.returncode == -signal.SIGKILL
+    assert saved_step(tmp_path) == 46
+    assert results(run(tiny(), tmp_path)) == results(finished)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize("step", [40, 43])
+def test_a_run_that_is_told_to_stop_saves_first_and_says_so(
+    number: signal.Signals, step: int, tiny: Tiny, finished: Path, tmp_path: Path
+) -> None:
+    stopped = run_and_signal(tiny(), tmp_path, number, step, seconds_between_saves=3600)
+    assert stopped.returncode == 128 + number
+    assert f"Stopped by {number.name}; saved at step {step}. Run again to continue." in stopped.stderr
+    assert saved_step(tmp_path) == step
+    assert results(run(tiny(), tmp_path)) == results(finished)
+
+
+def test_two_jobs_cannot_train_one_run_at_once(tiny: Tiny, tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(UserError, match=f"{tmp_path} is being written by another job"):
+        run(tiny(), tmp_path)
+    assert run(tiny(), tmp_path)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def alter(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    for place in range(len(content) // 10, len(content) // 5):
+        content[place] ^= 0x10
+    path.write_bytes(content)
+
+
+def damaged(name: str, folder: Path) -> Path:
+    """The first file of a run in progress that fits a name."""
+    return sorted((folder / "partial").glob(name))[0]
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, alter, Path.unlink])
+@pytest.mark.parametrize(
+    ("name", "first_step"),
+    [
+        # Of checkpoints, at 0, 1, 3, 8, 20 and 60, the run continues from those at evaluations.
+        ("state.safetensors", 21),
+        ("rows/*-00000030.parquet", 21),
+        ("rows/*-00000010.parquet", 1),
+        ("checkpoints/step-0000000.safetensors", 1),
+        ("checkpoints/step-0000008.safetensors", 1),
+        ("checkpoints/step-0000020.safetensors", 1),
+    ],
+)
+def test_a_run_goes_back_to_before_a_damaged_file_and_names_it(
+    damage: Callable[[Path], None],
+    name: str,
+    first_step: int,
+    tiny: Tiny,
+    finished: Path,
+    tmp_path: Path,
+    interrupt: Callable[[int], None],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    interrupt(36)
+    with pytest.raises(Interrupted):
+        run(tiny(), tmp_path)
+    path = damaged(name, tmp_path)
+    damage(path)
+    taken = []
+    original = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, step: taken.append(step) or original(self, step))
+    with caplog.at_level(logging.WARNING):
+        run(tiny(), tmp_path)
+    assert taken == list(range(first_step, 61))
+    if damage is not Path.unlink:
+        (warning,) = caplog.messages
+        assert f"{path} is damaged" in warning
+    assert results(tmp_path) == results(finished)
+
+
+@pytest.mark.parametrize(
+    ("other", "seed"),
+    [({"learning_rate": 0.02}, 0), ({}, 1), ({"world_seed": 1}, 0), ({"eps": 0.1 + 1e-9}, 0)],
+    ids=str,
+)
+def test_the_state_of_another_run_is_not_continued(
+    other: dict[str, Any],
+    seed: int,
+    tiny: Tiny,
+    finished: Path,
+    tmp_path: Path,
+    interrupt: Callable[[int], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    interrupt(35)
+    with pytest.raises(Interrupted):
+        run(tiny(**other), tmp_path, seed)
+    with caplog.at_level(logging.WARNING):
+        run(tiny(), tmp_path)
+    assert [message for message in caplog.messages if "holds another run" in message]
+    assert results(tmp_path) == results(finished)
+
+
+def test_a_run_that_cannot_write_its_results_loses_no_training(
+    tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0)
+    (tmp_path / "training.parquet" / "in the way").mkdir(parents=True)
+    with pytest.raises(UserError, match="Cannot write"):
+        run(tiny(), tmp_path)
+    (tmp_path / "training.parquet" / "in the way").rmdir()
+    (tmp_path / "training.parquet").rmdir()
+    monkeypatch.setattr(Trainer, "step", lambda self, step: pytest.fail(f"step {step} is taken again"))
+    assert results(run(tiny(), tmp_path)) == results(finished)
+
+
+@pytest.fixture(scope="module")
+def solved(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tiny(**QUICK | {"stop_after": 3}), tmp_path_factory.mktemp("solved"))
+
+
+def test_training_stops_after_the_asked_number_of_solved_evaluations_in_a_row(solved: Path) -> None:
+    accuracy = overall_accuracy(solved)
+    streaks = [all(value >= 0.999 for value in accuracy[end - 2 : end + 1]) for end in range(2, len(accuracy))]
+    assert streaks == [False] * (len(streaks) - 1) + [True]
+    last = 10 * (len(accuracy) - 1)
+    assert last < 300
+    assert summary(solved)["steps"] == last
+    assert max(saved_checkpoints(solved / "checkpoints")) == last
+
+
+def test_training_goes_on_to_the_end_where_no_early_stop_is_asked_for(tiny: Tiny, solved: Path, tmp_path: Path) -> None:
+    accuracy = overall_accuracy(run(tiny(**QUICK), tmp_path))
+    assert len(accuracy) == 31
+    stopped = overall_accuracy(solved)
+    assert accuracy[: len(stopped)] == stopped
+
+
+def test_an_interrupted_run_stops_early_at_the_same_step(
+    tiny: Tiny, solved: Path, tmp_path: Path, interrupt: Callable[[int], None]
+) -> None:
+    interrupt(summary(solved)["steps"] - 5)
+    settings = tiny(**QUICK | {"stop_after": 3})
+    with pytest.raises(Interrupted):
+        run(settings, tmp_path)
+    assert results(run(settings, tmp_path)) == results(solved)
+
+
+# Several seeds at once
+
+
+def together(settings: RunSettings, folders: dict[int, Path]) -> None:
+    worlds = {seed: World.draw(settings.world, settings.resolved_world_seed(seed)) for seed in folders}
+    members = [Member(seed, worlds[seed], evaluation_set(worlds[seed]), folder) for seed, folder in folders.items()]
+    train_together(settings, members, progress=False)
+
+
+def assert_close(folder: Path, other: Path) -> None:
+    one, two = (read_frame(each / "training.parquet", TRAINING) for each in (folder, other))
+    assert one.drop(columns="loss").equals(two.drop(columns="loss"))
+    assert one["loss"].tolist() == pytest.approx(two["loss"].tolist(), rel=1e-5)
+    weights, expected = (saved_checkpoints(each / "checkpoints") for each in (folder, other))
+    assert weights.keys() == expected.keys()
+    for step, path in weights.items():
+        tensors, wanted = load_tensors(path)[0], load_tensors(expected[step])[0]
+        for name in wanted:
+            torch.testing.assert_close(tensors[name], wanted[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", ["paper", "released_code"])
+def test_seeds_trained_together_are_the_separate_runs_within_rounding(variant: str, tiny: Tiny, tmp_path: Path) -> None:
+    settings = tiny(variant=variant)
+    together(settings, {seed: tmp_path / f"together-{seed}" for seed in (0, 3)})
+    for seed in (0, 3):
+        assert_close(tmp_path / f"together-{seed}", run(settings, tmp_path / f"alone-{seed}", seed))
+
+
+def test_of_seeds_trained_together_each_stops_when_it_is_solved(tiny: Tiny, solved: Path, tmp_path: Path) -> None:
+    settings = tiny(**QUICK | {"stop_after": 3})
+    together(settings, {seed: tmp_path / str(seed) for seed in (0, 1)})
+    steps = [summary(tmp_path / str(seed))["steps"] for seed in (0, 1)]
+    assert steps[0] != steps[1]
+    assert_close(tmp_path / "0", solved)
+
+
+@pytest.mark.parametrize("step", [35, 40])
+def test_seeds_trained_together_continue_together(
+    step: int, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together(tiny(), {seed: tmp_path / f"whole-{seed}" for seed in (0, 1)})
+    take = TrainerOfSeeds.step
+
+    def interrupted(self: TrainerOfSeeds, number: int) -> Outcome:
+        if number == step:
+            raise Interrupted
+        return take(self, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "SECONDS_BETWEEN_SAVES", 0)
+        patch.setattr(TrainerOfSeeds, "step", interrupted)
+        with pytest.raises(Interrupted):
+            together(tiny(), {seed: tmp_path / str(seed) for seed in (0, 1)})
+    # One seed lost its last save, so both go back.
+    (tmp_path / "1" / "partial" / "state.safetensors").unlink()
+    together(tiny(), {seed: tmp_path / str(seed) for seed in (0, 1)})
+    for seed in (0, 1):
+        assert results(tmp_path / str(seed)) == results(tmp_path / f"whole-{seed}")

@@ -1,0 +1,120 @@
+"""The trainer: one step, plain and compiled, of one seed and of several, and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from training_runs import trainer_of
+
+from circuit_phases import trainer as trainer_module
+from circuit_phases.compilation import compiled_or_plain
+from circuit_phases.sequences import TrainingBatches
+from circuit_phases.settings import RunSettings
+from circuit_phases.trainer import COMPILE_FROM_STEPS, Trainer
+
+Tiny = Callable[..., RunSettings]
+
+
+def test_a_task_that_no_evaluation_sequence_has_gets_no_row(tiny: Tiny) -> None:
+    trainer = trainer_of(tiny(T=4, evaluation_sequences=2))
+    present = sorted({int(task) + 1 for task in trainer._tasks})
+    assert 0 < len(present) < 4
+    assert [row["task"] for row in trainer.evaluate(0) if row["split"] == "iid"] == [None, *present]
+
+
+def test_evaluations_of_many_sequences_are_the_same_in_chunks_or_at_once(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(tiny(evaluation_sequences=300))
+    in_chunks = trainer.evaluate(0)
+    monkeypatch.setattr(trainer_module, "EVALUATION_CHUNK", 1000)
+    for row, at_once in zip(in_chunks, trainer.evaluate(0), strict=True):
+        assert row.keys() == at_once.keys()
+        assert row["accuracy"] == at_once["accuracy"]
+        assert row["loss"] == pytest.approx(at_once["loss"], rel=1e-6)
+    assert in_chunks[0]["sequences"] == 300
+
+
+# The compiled step
+
+
+@pytest.fixture
+def compiled(tiny: Tiny) -> Callable[..., Trainer]:
+    """A trainer of a run long enough that its step is compiled."""
+    torch._dynamo.reset()
+    return lambda **parameters: trainer_of(tiny(max_steps=COMPILE_FROM_STEPS, **parameters))
+
+
+def assert_same_steps(one: Trainer, other: Trainer, steps: int = 3) -> None:
+    for step in range(1, steps + 1):
+        (loss, correct), (other_loss, other_correct) = one.step(step), other.step(step)
+        assert float(loss) == pytest.approx(float(other_loss), rel=1e-5)
+        assert int(correct) == int(other_correct)
+    for name, parameter in one.parameters.items():
+        torch.testing.assert_close(parameter, other.parameters[name], rtol=0, atol=1e-6)
+
+
+def assert_same_evaluation(one: Trainer, other: Trainer) -> None:
+    for row, expected in zip(one.evaluate(0), other.evaluate(0), strict=True):
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert row["accuracy"] == expected["accuracy"]
+
+
+@pytest.mark.slow
+def test_a_compiled_step_and_evaluation_equal_the_plain_ones(tiny: Tiny, compiled: Callable[..., Trainer]) -> None:
+    trainer, plain = compiled(evaluation_sequences=512), trainer_of(tiny(evaluation_sequences=512))
+    assert_same_steps(trainer, plain)
+    assert_same_evaluation(trainer, plain)
+
+
+@pytest.mark.slow
+def test_two_compiled_runs_in_one_process_keep_their_own_settings(tiny: Tiny, compiled: Callable[..., Trainer]) -> None:
+    for learning_rate in (0.01, 0.2):
+        options = {"layers": 1, "hidden_layers": 0, "learning_rate": learning_rate}
+        assert_same_steps(compiled(**options), trainer_of(tiny(**options)))
+
+
+@pytest.mark.slow
+def test_a_compiled_run_evaluates_any_number_of_sequences(tiny: Tiny, compiled: Callable[..., Trainer]) -> None:
+    options = {"layers": 1, "hidden_layers": 0, "evaluation_sequences": 300}
+    assert_same_evaluation(compiled(**options), trainer_of(tiny(**options)))
+
+
+@pytest.fixture
+def no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    import torch._inductor.config as inductor
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}):
+        yield
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_training_goes_on_uncompiled_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    calls = []
+
+    def plain(x: Tensor) -> Tensor:
+        calls.append(x)
+        return (2 * x + 1).sin()
+
+    function = compiled_or_plain(lambda x: (2 * x + 1).sin(), plain)
+    for start in range(3):
+        x = torch.arange(start, start + 40.0)
+        assert torch.equal(function(x), (2 * x + 1).sin())
+    assert len(calls) == 3
+    (warning,) = [message for message in caplog.messages if "Not compiled, so slower" in message]
+    assert "\n" not in warning
+
+
+def test_batches_come_from_the_training_seed_and_the_step(tiny: Tiny) -> None:
+    settings = tiny(world_seed=9)
+    trainer = trainer_of(settings, seed=4)
+    loss, correct = trainer.step(17)
+    fresh = trainer_of(settings, seed=4)
+    batch = TrainingBatches(fresh.world, 4, 16)[17]
+    assert float(loss) == pytest.approx(fresh.model.loss(batch).item(), rel=1e-6)
+    assert int(correct) == int((fresh.model(batch).logits[:, -1].argmax(1) == batch.labels[:, -1]).sum())
