@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log, sqrt
+from math import log, nan, sqrt
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,8 @@ class Phase:
     number: int | None
     start: int
     end: int
+    accuracy: float = nan
+    ceiling: float = nan
 
     @property
     def middle(self) -> float:
@@ -80,9 +82,10 @@ def phases(data: FigureData, run: str, seed: int, rule: str = "plateau") -> list
     """The phases of one run by one rule, in the order in which they came."""
     rows = data.table("phases", run, seed)
     rows = rows[rows["rule"] == rule].sort_values("start_step")
+    columns = ["phase", "start_step", "end_step", "accuracy", "ceiling"]
     return [
-        Phase(None if pd.isna(number) else int(number), int(start), int(end))
-        for number, start, end in zip(rows["phase"], rows["start_step"], rows["end_step"], strict=True)
+        Phase(None if pd.isna(number) else int(number), int(start), int(end), float(accuracy), float(ceiling))
+        for number, start, end, accuracy, ceiling in rows[columns].itertuples(index=False)
     ]
 
 
