@@ -19,10 +19,13 @@ from circuit_phases.settings import GROUPS, Natural, Positive, RuleBroken, RunSe
 
 
 class Experiment(Settings):
-    """One entry of `experiments`: fixed parameters, varied ones, and seeds."""
+    """One entry of `experiments`: fixed parameters, named series, varied ones, and seeds."""
 
     variant: str | None = Field(None, description="paper or released_code; null: the one under defaults")
     set: dict[str, Any] = Field({}, description="parameters of all its runs")
+    series: dict[str, dict[str, Any]] = Field(
+        {}, description="series by name, each with its own parameters; every combination with `vary` is run"
+    )
     vary: dict[str, list[Any]] = Field({}, description="parameters to vary; every combination is run")
     seeds: tuple[Natural, ...] = Field((0,), description="training seeds: a number n (0 to n - 1) or a list")
 
@@ -47,11 +50,22 @@ class Experiment(Settings):
                 raise RuleBroken(f"vary.{name} = [] is not allowed (at least one value).")
         return vary
 
-    def combinations(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """The varied parameters of each run, and all of its own parameters."""
-        for values in itertools.product(*self.vary.values()):
+    @model_validator(mode="after")
+    def _a_parameter_is_named_or_varied(self) -> Self:
+        for name, parameters in self.series.items():
+            for key in self.vary.keys() & parameters.keys():
+                raise RuleBroken(f"series.{name}: {key} = {parameters[key]} is not allowed (vary sets {key} too).")
+        return self
+
+    def combinations(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The label of each configuration, empty if there is but one, and all of its own parameters."""
+        shared = ({"variant": self.variant} if self.variant else {}) | self.set
+        for (name, own), values in itertools.product(
+            self.series.items() or [("", {})], itertools.product(*self.vary.values())
+        ):
             varied = dict(zip(self.vary, values, strict=True))
-            yield varied, ({"variant": self.variant} if self.variant else {}) | self.set | varied
+            label = ", ".join([name] * bool(name) + [f"{key} = {value}" for key, value in varied.items()])
+            yield label, shared | own | varied
 
 
 class FigureEntry(Settings):
@@ -112,13 +126,12 @@ class Configuration(Settings):
         entry = self.experiments[experiment]
         seeds = entry.seeds[: self.seeds_limit]
         found = []
-        for varied, parameters in entry.combinations():
+        for label, parameters in entry.combinations():
             try:
                 settings = RunSettings.from_parameters(**self.defaults | parameters)
             except (ValidationError, RuleBroken) as error:
                 raise RuleBroken(f"experiments.{experiment}: {one_line(error)}") from error
-            label = ", ".join(f"{key} = {value}" for key, value in varied.items()) or experiment
-            found.append((Series(label, settings.name, seeds), settings))
+            found.append((Series(label or experiment, settings.name, seeds), settings))
         return found
 
     def figure_series(self, figure: str) -> list[tuple[Series, RunSettings]]:
