@@ -1,52 +1,71 @@
-"""The paper's claims (Sec. 3 to 5, App.), each with the test that decides it from the tables.
+"""The paper's claims, what it takes to see them, and what the tables say of each.
 
-A test looks at one run at a time and says whether the claim holds there, or that the run cannot tell;
-`verdict` sums up over runs. To add a claim, add an entry to `CLAIMS`.
+To add a claim, add an entry to `CLAIMS`; its test stands in `claim_tests.py`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from circuit_phases.evidence import SOLVED, Trained, path_name, trained
+from circuit_phases import claim_tests as tests
+from circuit_phases.claim_tests import Finding, Test, each
+from circuit_phases.evidence import trained
 from circuit_phases.figures.data import FigureData, Series
-from circuit_phases.figures.readings import METRICS, Phase
-from circuit_phases.formula import paper_formula
 
 AGREEMENT = 0.8
 """Share of the runs that must agree: the paper shows averages over seeds, where one in five does not show."""
-CLOSE = 0.02
-"""Most distance of accuracy from a value that it should equal: 2.5 standard errors on 4,096 sequences."""
-ABOUT = 0.05
-"""Most distance from what the paper gives as "about": half the width of its 0.30-0.40 for Phase 1."""
-MOVES = 0.05
-"""Least change of a metric that counts: six standard errors of a mean over 4,096 sequences."""
-MOST = 0.5
-"""Attention above it is more than all else together."""
+TOLD = 0.5
+"""Least share of the runs asked for that must be there and able to tell."""
 TABLES = ("runs", "training", "circuits", "phases", "theory")
 """The tables that the tests read."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What one run says of a claim: whether it holds there (None: the run cannot tell), and by what number."""
+Parameters = Mapping[str, Any]
 
-    run: Trained
-    held: bool | None
-    number: str
+MASKS = {
+    1: ({"self"}, {"self"}),
+    2: ({"query_to_labels", "query_to_self"}, {"query_to_self"}),
+    3: ({"label_to_item", "self"}, {"query_to_labels", "query_to_self"}),
+}
+"""The edges of each phase's circuit in layers 1 and 2."""
 
 
-Test = Callable[[Sequence[Trained]], Iterable[Finding]]
+def everything(_: Parameters) -> bool:
+    """All series of the experiments."""
+    return True
+
+
+def only(**values: object) -> Callable[[Parameters], bool]:
+    """The series whose parameters have these values."""
+    return lambda parameters: all(parameters[name] == value for name, value in values.items())
+
+
+def at_least(**values: float) -> Callable[[Parameters], bool]:
+    """The series whose parameters have these values or more."""
+    return lambda parameters: all(parameters[name] >= value for name, value in values.items())
+
+
+def only_edges(phase: int) -> Callable[[Parameters], bool]:
+    """The series whose masks leave exactly the edges of one phase's circuit."""
+    return lambda parameters: tuple(map(set, parameters["masks"] or ())) == MASKS[phase]
+
+
+def several_heads(parameters: Parameters) -> bool:
+    """One head, to compare with, and four or more."""
+    return bool(parameters["heads"] == 1 or parameters["heads"] >= 4)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: its name, figure, what the paper says, the experiments it needs, and its test in words and code."""
+    """One claim: what the paper says, and what decides it.
+
+    `experiments` are those of config.yaml that it needs, `where` picks their series by parameters,
+    `rule` says in words what `test` asks of each run.
+    """
 
     name: str
     figure: str
@@ -54,208 +73,149 @@ class Claim:
     experiments: tuple[str, ...]
     rule: str
     test: Test
+    where: Callable[[Parameters], bool] = everything
 
 
-def each(test: Callable[[Trained], tuple[bool | None, str]], **where: object) -> Test:
-    """A test of every run whose parameters have the given values."""
+CLAIMS = (
+    Claim("three_phases", "2", "Accuracy rises in three phases with plateaus between them", ("base",),
+          "plateaus at the ceilings of NCC, SCC and FCC", each(tests.has_path(1, 2, 3))),
+    Claim("phase_1_accuracy", "2", "Phase 1 lies at 0.30-0.40", ("base",),
+          "its plateau lies there", each(tests.level(1, 0.30, 0.40))),
+    Claim("phase_2_accuracy", "2", "Phase 2 lies at about 0.75", ("base",),
+          "its plateau lies within 0.05", each(tests.level(2, 0.70, 0.80))),
+    Claim("phase_3_accuracy", "2", "Phase 3 reaches 1.00", ("base",),
+          "last accuracy >= 0.99", each(tests.learned)),
+    Claim("dAcc", "3", "dAcc > 0.025 marks the boundaries of the phases", ("base",),
+          "a jump by this rule between every two plateaus, none within one", each(tests.jumps_are_the_boundaries)),
+    Claim("phase_1_circuit", "4", "Phase 1 (NCC): Bigram in both layers", ("base",),
+          "Bigram > 0.5 in both layers in the middle of Phase 1", each(tests.bigram_in_both_layers)),
+    Claim("phase_2_circuit", "4", "Phase 2 (SCC): Label Attention in layer 1, Bigram in layer 2", ("base",),
+          "from Phase 1 to Phase 2, Label Attention of layer 1 rises by 0.05; Bigram of layer 2 > 0.5",
+          each(tests.layer_1_turns_to_the_labels)),
+    Claim("phase_3_circuit", "4", "Phase 3 (FCC): Chunk Example in layer 1, Label Attention in layer 2", ("base",),
+          "both rise by 0.05 over the phase before", each(tests.pairs_are_chunked_then_read)),
+    Claim("masked_scc_formula", "5", "Masked-SCC training agrees with the formula for K = 8, 16, 32", ("fig05",),
+          "last accuracy within 0.02 of the formula", each(tests.equals_the_formula)),
+    Claim("rla", "6", "Random-label accuracy rises with Phase 2", ("base",),
+          "from Phase 1 to Phase 2 it rises by at least half of what accuracy does",
+          each(tests.rla_rises_with_phase_2)),
+    Claim("one_task_one_phase", "7a", "T = 1 has one phase", ("fig07a",),
+          "one plateau", each(tests.one_plateau), only(T=1)),
+    Claim("more_tasks_three_phases", "7a", "T >= 2 has three phases", ("fig07a",),
+          "plateaus of Phases 1, 2 and 3", each(tests.has_path(1, 2, 3)), at_least(T=2)),
+    Claim("one_over_T", "7a, 18", "Phase 1 lies at about 1/T", ("fig07a", "fig18"),
+          "for T >= 2 its plateau lies within 0.05", each(tests.phase_1_at_one_over_T), at_least(T=2)),
+    Claim("few_classes", "7b", "Small K skips Phase 1", ("fig07b",),
+          "K = 32: Phase 3, but not Phase 1", each(tests.skips(1)), only(K=32)),
+    Claim("many_classes", "7b", "Large K skips Phase 2", ("fig07b",),
+          "K = 1024: Phase 3, but not Phase 2", each(tests.skips(2)), only(K=1024)),
+    Claim("much_noise", "7c", "Large eps skips Phases 1 and 2", ("fig07c",),
+          "eps = 1: Phase 3, but neither Phase 1 nor 2", each(tests.skips(1, 2)), only(eps=1)),
+    Claim("skewed_classes", "7d", "Large alpha skips Phases 1 and 2", ("fig07d",),
+          "alpha = 1.25: Phase 3, but neither Phase 1 nor 2", each(tests.skips(1, 2)), only(alpha=1.25)),
+    Claim("heads_part", "8", "Of two heads one becomes NCC, one FCC", ("fig08",),
+          "at the end of layer 2, one head's query attends more to itself and the other's more to the labels; "
+          "last accuracy >= 0.99", each(tests.heads_part), only(heads=2)),
+    Claim("hidden_scc", "9", "With two heads a hidden SCC shows about step 30,000", ("fig09",),
+          "while a head of layer 2 has Bigram > 0.5, Label Attention of layer 1 rises by 0.05 to a peak "
+          "at step 15,000 to 60,000", each(tests.hidden_scc), only(heads=2)),
+    Claim("induction_phase", "12", "T = 1, p_B = 1, B = 1 has one phase", ("induction_head",),
+          "one plateau", each(tests.one_plateau)),
+    Claim("induction_head", "12", "T = 1, p_B = 1, B = 1 ends with an induction head", ("induction_head",),
+          "at the end, Chunk Example of layer 1 and Label Attention of layer 2 > 0.5", each(tests.induction_head)),
+    Claim("phase_1_mask", "13", "A mask of Phase 1's circuit plateaus at its accuracy", ("fig13",),
+          "last accuracy within 0.02 of the NCC's ceiling", each(tests.ends_at_its_ceiling(1)), only_edges(1)),
+    Claim("phase_2_mask", "13", "A mask of Phase 2's circuit plateaus at its accuracy", ("fig13",),
+          "last accuracy within 0.02 of the SCC's ceiling", each(tests.ends_at_its_ceiling(2)), only_edges(2)),
+    Claim("phase_3_mask", "13", "A mask of Phase 3's circuit reaches 1.0 in a single climb", ("fig13",),
+          "Phase 3, but no plateau of Phase 2", each(tests.skips(2)), only_edges(3)),
+    Claim("phase_3_mask_steps", "13", "It has about 0.5 at step 1e4 and 1.0 at 1e5", ("fig13",),
+          "0.4 to 0.6 at step 10,000, >= 0.99 at step 100,000", each(tests.climbs_in_time), only_edges(3)),
+    Claim("heads_smooth", "16", "More heads smooth the curve", ("fig16",),
+          "with 4 heads or more, fewer of Phases 1 and 2 than with one and the same seed",
+          tests.against_one_head(tests.stops, lambda many, one: many < one, ".0f"), several_heads),
+    Claim("heads_jump", "16", "More heads: the metrics still jump", ("fig16",),
+          "with 4 heads or more, the largest change of a metric within 0.15 decades of steps is at least half of what "
+          "it is with one and the same seed",
+          tests.against_one_head(tests.largest_jump, lambda many, one: many >= one / 2, ".2f"), several_heads),
+    Claim("contexts_learned", "19", "The task is learned with N = 2, 4, 8, 16 and 32", ("fig19",),
+          "last accuracy >= 0.99", each(tests.learned)),
+    Claim("standard_transformer", "20", "A standard transformer learns the task", ("fig20",),
+          "last accuracy >= 0.99", each(tests.learned), only(architecture="standard_transformer", learning_rate=0.001)),
+    Claim("every_label", "21", "Training on every label reaches 1.0 too", ("fig21",),
+          "last accuracy >= 0.99", each(tests.learned), only(loss="every_label")),
+    Claim("more_layers", "22, 23", "3, 4 and 5 layers reach full accuracy", ("fig22",),
+          "last accuracy >= 0.99", each(tests.learned), at_least(layers=3)),
+)  # fmt: skip
 
-    def findings(runs: Sequence[Trained]) -> list[Finding]:
-        chosen = [run for run in runs if all(run.parameters[name] == value for name, value in where.items())]
-        return [Finding(run, *test(run)) for run in chosen]
 
-    return findings
+def claims_table(
+    experiments: Mapping[str, Sequence[tuple[Series, Parameters]]], tables: Mapping[str, pd.DataFrame]
+) -> pd.DataFrame:
+    """The rows of `tables.CLAIMS`: every claim, decided by the runs of its experiments.
 
-
-def has_path(*path: int) -> Callable[[Trained], tuple[bool, str]]:
-    """The run went through these phases and no others."""
-    return lambda run: (run.path == path, path_name(run.path))
-
-
-def skips(*phases: int) -> Callable[[Trained], tuple[bool | None, str]]:
-    """The run had none of these phases; a run that never came to Phase 3 cannot tell."""
-    return lambda run: (None if 3 not in run.path else not set(phases) & set(run.path), path_name(run.path))
+    `experiments` maps the names of config.yaml to their series, each with its parameters; `tables` maps
+    those of `TABLES` to data frames, which may lack runs.
+    """
+    return pd.DataFrame([_row(claim, experiments, tables) for claim in CLAIMS])
 
 
-def learned(run: Trained) -> tuple[bool, str]:
-    """The last accuracy is 0.99 or more."""
-    return run.last_accuracy >= SOLVED, f"{run.last_accuracy:.3f}"
+def verdict(findings: Sequence[Finding], expected: int) -> tuple[str, str | None]:
+    """`reproduced`, `not reproduced` or `unclear`, and why it is unclear.
+
+    Of the runs that can tell, at least `AGREEMENT` must agree; at least `TOLD` of the `expected` ones must tell.
+    """
+    decided = [finding.held for finding in findings if finding.held is not None]
+    if not findings:
+        return "unclear", "not run"
+    if len(decided) < TOLD * expected or not decided:
+        return "unclear", f"{len(decided)} of {expected} runs can tell"
+    held = sum(decided) / len(decided)
+    if 1 - AGREEMENT < held < AGREEMENT:
+        return "unclear", f"runs disagree: {sum(decided)} of {len(decided)}"
+    return ("reproduced" if held >= AGREEMENT else "not reproduced"), None
 
 
-def level(phase: int, low: float, high: float) -> Callable[[Trained], tuple[bool | None, str]]:
-    """The plateau of a phase lies between two accuracies; a run without it cannot tell."""
-
-    def test(run: Trained) -> tuple[bool | None, str]:
-        found = run.phase(phase)
-        return (low <= found.accuracy <= high, f"{found.accuracy:.3f}") if found else (None, "no plateau")
-
-    return test
-
-
-def phase_1_at_one_over_T(run: Trained) -> tuple[bool | None, str]:
-    """Phase 1 lies about 1/T."""
-    chance = 1 / run.parameters["T"]
-    return level(1, chance - ABOUT, chance + ABOUT)(run)
-
-
-def bigram_in_both_layers(run: Trained) -> tuple[bool | None, str]:
-    """Phase 1: the query attends mostly to itself in both layers."""
-    found = run.phase(1)
-    if not found:
-        return None, "no Phase 1"
-    values = [run.metric_at("bigram", layer, found.middle) for layer in (1, 2)]
-    return min(values) > MOST, " and ".join(f"{value:.2f}" for value in values)
-
-
-def rises(changes: Mapping[tuple[str, int], Phase], run: Trained, at: Phase) -> tuple[bool, str]:
-    """Whether each (metric, layer) is larger in one phase than in an earlier one, and by how much."""
-    values = {
-        key: (run.metric_at(*key, before.middle), run.metric_at(*key, at.middle)) for key, before in changes.items()
+def _row(
+    claim: Claim,
+    experiments: Mapping[str, Sequence[tuple[Series, Parameters]]],
+    tables: Mapping[str, pd.DataFrame],
+) -> dict[str, object]:
+    series = _series(claim, experiments)
+    findings = list(claim.test(trained(FigureData(series, dict(tables)))))
+    decided = [finding for finding in findings if finding.held is not None]
+    expected = sum(len(one.seeds) for one in series)
+    result, reason = verdict(findings, expected)
+    return {
+        "claim": claim.name,
+        "figure": claim.figure,
+        "paper": claim.paper,
+        "experiments": ", ".join(claim.experiments),
+        "rule": claim.rule,
+        "verdict": result,
+        "reason": reason,
+        "numbers": numbers(findings),
+        "seeds": ", ".join(map(str, sorted({finding.run.seed for finding in findings}))),
+        "runs_held": sum(bool(finding.held) for finding in decided),
+        "runs_decided": len(decided),
+        "runs_expected": expected,
     }
-    words = [f"{METRICS[name]} {layer}: {a:.2f} to {b:.2f}" for (name, layer), (a, b) in values.items()]
-    return all(after - before >= MOVES for before, after in values.values()), ", ".join(words)
 
 
-def layer_1_turns_to_the_labels(run: Trained) -> tuple[bool | None, str]:
-    """Phase 2: Label Attention of layer 1 rises over Phase 1's, and layer 2 stays with Bigram."""
-    before, at = run.phase(1), run.phase(2)
-    if not (before and at):
-        return None, "not both phases"
-    risen, words = rises({("label_attention", 1): before}, run, at)
-    bigram = run.metric_at("bigram", 2, at.middle)
-    return risen and bigram > MOST, f"{words}, Bigram 2: {bigram:.2f}"
+def _series(claim: Claim, experiments: Mapping[str, Sequence[tuple[Series, Parameters]]]) -> tuple[Series, ...]:
+    """The series that a claim is decided from; one that two experiments share counts once, with the seeds of both."""
+    found: dict[str, Series] = {}
+    for name in claim.experiments:
+        for one, parameters in experiments.get(name, ()):
+            if claim.where(parameters):
+                held = found.get(one.run, one)
+                found[one.run] = replace(held, seeds=tuple(sorted({*held.seeds, *one.seeds})))
+    return tuple(found.values())
 
 
-def pairs_are_chunked_then_read(run: Trained) -> tuple[bool | None, str]:
-    """Phase 3: Chunk Example of layer 1 and Label Attention of layer 2 rise over the phase before."""
-    earlier, at = [phase for phase in (run.phase(1), run.phase(2)) if phase], run.phase(3)
-    if not (earlier and at):
-        return None, "not both phases"
-    return rises({("chunk_example", 1): earlier[-1], ("label_attention", 2): earlier[-1]}, run, at)
-
-
-def jumps_are_the_boundaries(run: Trained) -> tuple[bool | None, str]:
-    """A jump by dAcc lies between every two plateaus, and none within one."""
-    plateaus = [phase for phase in run.plateaus if phase.number]
-    if len(plateaus) < 2:
-        return None, "no two plateaus"
-    between = list(zip(plateaus, plateaus[1:], strict=False))
-    found = sum(any(first <= b.start and last >= a.end for first, last in run.jumps) for a, b in between)
-    inside = sum(a.start <= first and last <= a.end for first, last in run.jumps for a in plateaus)
-    return found == len(between) and not inside, f"{found} of {len(between)}, {inside} within"
-
-
-def rla_rises_with_phase_2(run: Trained) -> tuple[bool | None, str]:
-    """From Phase 1 to Phase 2 random-label accuracy rises by at least half of what accuracy does."""
-    before, at = run.phase(1), run.phase(2)
-    if not (before and at):
-        return None, "not both phases"
-    rla = [float(run.random_label_accuracy.loc[phase.start : phase.end].median()) for phase in (before, at)]
-    return rla[1] - rla[0] >= (at.accuracy - before.accuracy) / 2, f"{rla[0]:.2f} to {rla[1]:.2f}"
-
-
-def equals_the_formula(run: Trained) -> tuple[bool, str]:
-    """The last accuracy is the closed form's (paper, Sec. 4.3)."""
-    expected = paper_formula(int(run.parameters["K"]), int(run.parameters["N"]))
-    return abs(run.last_accuracy - expected) <= CLOSE, f"{run.last_accuracy:.3f} for {expected:.3f}"
-
-
-def one_plateau(run: Trained) -> tuple[bool, str]:
-    """The run has one plateau."""
-    return len(run.plateaus) == 1, str(len(run.plateaus))
-
-
-def induction_head(run: Trained) -> tuple[bool, str]:
-    """At the end layer 1's labels attend to their items, and layer 2's query to the labels."""
-    end = run.parameters["steps"]
-    values = run.metric_at("chunk_example", 1, end), run.metric_at("label_attention", 2, end)
-    return min(values) > MOST, f"{values[0]:.2f} and {values[1]:.2f}"
-
-
-def only_phase(number: int, test: Callable[[Trained], tuple[bool | None, str]]) -> Test:
-    """A test of the runs whose masks leave only one phase's edges."""
-    return lambda runs: [Finding(run, *test(run)) for run in runs if mask_of(run) == number]
-
-
-def mask_of(run: Trained) -> int | None:
-    """The phase whose edges a run's masks leave, by what layer 1 keeps; None without masks."""
-    masks = run.parameters["masks"]
-    if not isinstance(masks, str):
-        return None
-    first = json.loads(masks)[0]
-    return None if "causal" in first else 3 if "label_to_item" in first else 2 if "query_to_labels" in first else 1
-
-
-def ends_at_its_ceiling(phase: int) -> Callable[[Trained], tuple[bool, str]]:
-    """The last accuracy is the ceiling of a phase's circuit."""
-
-    def test(run: Trained) -> tuple[bool, str]:
-        ceiling = run.ceilings[phase]
-        return abs(run.last_accuracy - ceiling) <= CLOSE, f"{run.last_accuracy:.3f} for {ceiling:.3f}"
-
-    return test
-
-
-def climbs_in_time(run: Trained) -> tuple[bool, str]:
-    """About 0.5 at step 10,000 and 0.99 or more by step 100,000."""
-    early, late = (float(run.accuracy.asof(step)) for step in (10_000, 100_000))
-    return abs(early - 0.5) <= 2 * ABOUT and late >= SOLVED, f"{early:.2f}, {late:.2f}"
-
-
-def heads_part(run: Trained) -> tuple[bool | None, str]:
-    """At the end one head's query attends more to itself, another's more to the labels, in layer 2."""
-    end = run.parameters["steps"]
-    values = [
-        [run.metric_at(name, 2, end, head) for name in ("bigram", "label_attention")]
-        for head in range(1, run.heads + 1)
-    ]
-    words = "; ".join(f"{bigram:.2f}, {labels:.2f}" for bigram, labels in values)
-    return (None if run.last_accuracy < SOLVED else len({a > b for a, b in values}) == 2), words
-
-
-def hidden_scc(run: Trained) -> tuple[bool, str]:
-    """Label Attention of layer 1 peaks between steps 15,000 and 60,000 while layer 2 keeps Bigram."""
-    labels, bigram = run.metric("label_attention", 1), run.metric("bigram", 2)
-    shown = labels[bigram > MOST]
-    if not len(shown):
-        return False, "Bigram 2 is never above 0.5"
-    peak = int(shown.idxmax())
-    risen = shown.max() - shown.loc[:peak].min() >= MOVES
-    return bool(risen and 15_000 <= peak <= 60_000), f"step {peak:,} at {shown.max():.2f}"
-
-
-def against_one_head(
-    quantity: Callable[[Trained], float], holds: Callable[[float, float], bool], text: str, at_least: int = 4
-) -> Test:
-    """A test of the runs with many heads against the run with one head and the same seed."""
-
-    def findings(runs: Sequence[Trained]) -> list[Finding]:
-        single = {run.seed: quantity(run) for run in runs if run.heads == 1}
-        return [
-            Finding(run, holds(quantity(run), single[run.seed]), f"{quantity(run):{text}} for {single[run.seed]:{text}}")
-            for run in runs
-            if run.heads >= at_least and run.seed in single
-        ]
-
-    return findings
-
-
-def stops(run: Trained) -> float:
-    """How many of Phases 1 and 2 the run went through."""
-    return len({1, 2} & set(run.path))
-
-
-def largest_jump(run: Trained, decades: float = 0.15) -> float:
-    """The largest change of any metric of any layer and head within so many decades of steps."""
-    best = 0.0
-    for name in METRICS:
-        for layer in range(1, int(run.parameters["layers"]) + 1):
-            for head in range(1, run.heads + 1):
-                curve = run.metric(name, layer, head)
-                steps = np.log10(curve.index.to_numpy(dtype=float))
-                for shift in range(1, len(curve)):
-                    near = steps[shift:] - steps[:-shift] <= decades
-                    if not near.any():
-                        break
-                    change = np.abs(curve.to_numpy()[shift:] - curve.to_numpy()[:-shift])
-                    best = max(best, float(change[near].max()))
-    return best
+def numbers(findings: Sequence[Finding]) -> str:
+    """What decided, seed by seed in each series: `T = 2: 0.51 / 0.52; T = 3: 0.35 / 0.36`."""
+    by_series: dict[str, list[str]] = {}
+    for finding in findings:
+        by_series.setdefault(finding.run.series.label, []).append(finding.number)
+    return "; ".join(f"{label}: {' / '.join(values)}" for label, values in by_series.items())

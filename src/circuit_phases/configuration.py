@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from circuit_phases.figures import FIGURES, UNTRAINED_TABLES
+from circuit_phases.figures import DRAWINGS, UNTRAINED_TABLES
 from circuit_phases.figures.data import Series
 from circuit_phases.files import UserError
 from circuit_phases.phases import PhaseSettings
@@ -98,9 +98,9 @@ class Configuration(Settings):
             if figure.experiment not in self.experiments:
                 hint = nearest(figure.experiment, self.experiments)
                 raise RuleBroken(f"figures.{name}: experiment = {figure.experiment} is not in experiments{hint}.")
-            if (figure.draw or name) not in FIGURES:
+            if (figure.draw or name) not in DRAWINGS:
                 raise RuleBroken(
-                    f"figures.{name}: draw = {figure.draw or name} is not a drawing (choose from {', '.join(FIGURES)})."
+                    f"figures.{name}: draw = {figure.draw or name} is not a drawing (choose from {', '.join(DRAWINGS)})."
                 )
         named = {figure.experiment for figure in self.figures.values()}
         for name in self.experiments:
@@ -158,7 +158,7 @@ class Configuration(Settings):
         """
         needed: dict[tuple[str, int], RunSeed] = {}
         for name, figure in self.figures_in_scope.items():
-            tables = FIGURES[figure.draw or name]
+            tables = DRAWINGS[figure.draw or name]
             if table in tables or (table not in UNTRAINED_TABLES and not UNTRAINED_TABLES.issuperset(tables)):
                 for series, settings in self.series(figure.experiment):
                     needed |= {(settings.name, seed): RunSeed(settings, seed) for seed in series.seeds}

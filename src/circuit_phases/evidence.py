@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,9 @@ class Trained:
     seed: int
 
     @cached_property
-    def parameters(self) -> Mapping[str, Any]:
+    def parameters(self) -> dict[str, Any]:
         """Its row of the table `runs`: all parameters by name, and `steps`."""
-        return self.data.table("runs", self.series.run, self.seed).iloc[0].to_dict()
+        return self.data.table("runs", self.series.run, self.seed).to_dict("records")[0]
 
     @cached_property
     def accuracy(self) -> pd.Series[float]:
@@ -67,7 +67,7 @@ class Trained:
     def jumps(self) -> list[tuple[int, int]]:
         """First and last step of each jump by the paper's dAcc rule."""
         stretches = phases(self.data, self.series.run, self.seed, "paper")
-        return [(before.end, after.start) for before, after in zip(stretches, stretches[1:], strict=False)]
+        return [(before.end, after.start) for before, after in pairwise(stretches)]
 
     @cached_property
     def ceilings(self) -> dict[int, float]:

@@ -38,6 +38,36 @@ rule headline:
         expand(rules.figure.output.pdf, figure=configuration.headline),
 
 
+rule animate:
+    input:
+        unpack(figure_tables),
+    output:
+        gif=f"{RESULTS}/figures/{{figure}}.gif",
+        mp4=f"{RESULTS}/figures/{{figure}}.mp4",
+    wildcard_constraints:
+        figure="|".join(ANIMATION_NAMES),
+    log:
+        f"{RESULTS}/logs/animate/{{figure}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/animate/{{figure}}.tsv"
+    conda:
+        "../envs/circuit-phases.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=lambda wildcards, attempt: 15 * attempt,
+    params:
+        series=figure_series,
+        code=code_digest("figures.animation"),
+    script:
+        "../scripts/animate.py"
+
+
+rule animations:
+    input:
+        expand(rules.animate.output, figure=ANIMATION_NAMES),
+
+
 # `snakemake fig04` makes one figure.
 for figure in FIGURE_NAMES:
 
@@ -46,3 +76,13 @@ for figure in FIGURE_NAMES:
             figure
         input:
             f"{RESULTS}/figures/{figure}.pdf",
+
+
+# `snakemake animation` makes both of its films.
+for figure in ANIMATION_NAMES:
+
+    rule:
+        name:
+            figure
+        input:
+            expand(rules.animate.output, figure=figure),

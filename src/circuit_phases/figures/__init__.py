@@ -5,16 +5,33 @@
 
 from __future__ import annotations
 
+from circuit_phases.tables import DATASET_TABLES
+
 FIGURES: dict[str, tuple[str, ...]] = {
+    "fig01": ("label_tables", "evaluation_sequences"),
     "fig02": ("training", "attention", "phases", "theory"),
     "fig03": ("training", "phases"),
     "fig04": ("training", "circuits", "phases"),
     "fig06": ("training", "phases", "theory"),
+    "fig11": ("attention", "evaluation_sequences"),
     "fig12": ("training", "attention", "phases"),
     "fig14": ("class_frequencies",),
     "curves": ("training", "circuits", "phases"),
     "seeds": ("training", "phases", "theory"),
+    "census": ("runs", "training", "phases", "theory", "label_tables"),
+    "departures": ("runs", "training", "phases", "theory"),
 }
 
-UNTRAINED_TABLES = frozenset({"class_frequencies"})
+ANIMATIONS: dict[str, tuple[str, ...]] = {
+    "animation": ("training", "attention", "phases", "theory"),
+}
+"""The drawings that move, in the same way."""
+
+DRAWINGS = FIGURES | ANIMATIONS
+"""All that can be drawn."""
+
+FINDINGS = ("census", "departures")
+"""The drawings of which a table is kept beside the figure."""
+
+UNTRAINED_TABLES = frozenset({"class_frequencies", *DATASET_TABLES})
 """The tables that follow from the world alone."""
