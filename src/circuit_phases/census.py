@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -64,13 +64,13 @@ def _run_row(run: Trained, data: FigureData) -> dict[str, Any]:
     path = set(run.path)
     labels = data.table("label_tables", run.series.run, run.seed).sort_values(["task", "class"])
     tables = labels["label"].to_numpy(dtype=np.int64).reshape(labels["task"].nunique(), -1)
-    steps = {f"phase_{number}_{edge}": np.nan for number in (1, 2, 3) for edge in ("start", "end")}
-    for number in run.path:
-        phase = run.phase(number)
-        assert phase is not None
-        steps |= {f"phase_{number}_start": phase.start, f"phase_{number}_end": phase.end}
+    steps = {
+        f"phase_{number}_{edge}": getattr(run.phase(number), edge, np.nan)
+        for number in (1, 2, 3)
+        for edge in ("start", "end")
+    }
     return {
-        "configuration": re.sub(r",world_seed=\d+", "", run.series.run),
+        "configuration": configuration_of(run),
         "run": run.series.run,
         "world_seed": int(run.parameters["world_seed"]),
         "seed": run.seed,
@@ -83,6 +83,11 @@ def _run_row(run: Trained, data: FigureData) -> dict[str, Any]:
         **_ceiling_features(run.ceilings),
         **label_features(tables),
     }
+
+
+def configuration_of(run: Trained) -> str:
+    """The name of a run's configuration without its world's seed."""
+    return re.sub(r",world_seed=\d+", "", run.series.run)
 
 
 def _ceiling_features(best: dict[int, float]) -> dict[str, float]:
@@ -115,7 +120,7 @@ def label_features(tables: Int64[np.ndarray, "T K"]) -> dict[str, float]:
 def _values(runs: pd.DataFrame) -> list[dict[str, Any]]:
     places = ["configuration", "world_seed", "seed"]
     long = runs.melt(places, [*OUTCOMES, *TIMES, *FEATURES], "quantity", "estimate").dropna(subset="estimate")
-    return long.assign(statistic="value", observations=1).to_dict("records")
+    return [dict(row) for row in long.assign(statistic="value", observations=1).to_dict("records")]
 
 
 def _statistics(runs: pd.DataFrame) -> list[dict[str, Any]]:
@@ -191,7 +196,7 @@ def _rank_correlation(worlds: pd.DataFrame, name: str, feature: str) -> dict[str
     return row | {"estimate": test.statistic, "p_value": test.pvalue}
 
 
-def _permuted(values: Float64[np.ndarray, " n"], statistic: Any, alternative: str) -> Any:
+def _permuted(values: Float64[np.ndarray, " n"], statistic: Any, alternative: Literal["two-sided", "greater"]) -> Any:
     return stats.permutation_test(
         (values,), statistic, permutation_type="pairings", vectorized=True, n_resamples=RESAMPLES,
         alternative=alternative, rng=np.random.default_rng(0),

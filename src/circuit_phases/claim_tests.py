@@ -167,7 +167,7 @@ def ends_at_its_ceiling(phase: int) -> RunTest:
 
 def climbs_in_time(run: Trained) -> Outcome:
     """About 0.5 at step 10,000 and 0.99 or more by step 100,000."""
-    early, late = (float(run.accuracy.asof(step)) for step in (10_000, 100_000))
+    early, late = (float(run.accuracy.loc[:step].iloc[-1]) for step in (10_000, 100_000))
     return abs(early - 0.5) <= 2 * ABOUT and late >= SOLVED, f"{early:.2f}, {late:.2f}"
 
 
@@ -188,7 +188,7 @@ def hidden_scc(run: Trained) -> Outcome:
     shown = labels[bigram > MOST]
     if not len(shown):
         return False, "Bigram 2 is never above 0.5"
-    peak = int(shown.idxmax())
+    peak = int(shown.index[shown.argmax()])
     risen = shown.max() - shown.loc[:peak].min() >= MOVES
     return bool(risen and 15_000 <= peak <= 60_000), f"step {peak:,} at {shown.max():.2f}"
 

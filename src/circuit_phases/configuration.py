@@ -98,10 +98,10 @@ class Configuration(Settings):
             if figure.experiment not in self.experiments:
                 hint = nearest(figure.experiment, self.experiments)
                 raise RuleBroken(f"figures.{name}: experiment = {figure.experiment} is not in experiments{hint}.")
-            if (figure.draw or name) not in DRAWINGS:
-                raise RuleBroken(
-                    f"figures.{name}: draw = {figure.draw or name} is not a drawing (choose from {', '.join(DRAWINGS)})."
-                )
+            draw = figure.draw or name
+            if draw not in DRAWINGS:
+                choices = ", ".join(DRAWINGS)
+                raise RuleBroken(f"figures.{name}: draw = {draw} is not a drawing (choose from {choices}).")
         named = {figure.experiment for figure in self.figures.values()}
         for name in self.experiments:
             if name in self.figures and name not in named:

@@ -30,7 +30,8 @@ class Trained:
     @cached_property
     def parameters(self) -> dict[str, Any]:
         """Its row of the table `runs`: all parameters by name, and `steps`."""
-        return self.data.table("runs", self.series.run, self.seed).to_dict("records")[0]
+        row = self.data.table("runs", self.series.run, self.seed).iloc[0]
+        return {str(name): value for name, value in row.items()}
 
     @cached_property
     def accuracy(self) -> pd.Series[float]:
@@ -95,7 +96,7 @@ class Trained:
 
 def trained(data: FigureData) -> list[Trained]:
     """Every run and seed of the series whose training is in the tables, in order."""
-    found = set(zip(data.tables["training"]["run"], data.tables["training"]["seed"], strict=True))
+    found = set(data.tables["training"][["run", "seed"]].drop_duplicates().itertuples(index=False, name=None))
     return [
         Trained(data, series, seed) for series in data.series for seed in series.seeds if (series.run, seed) in found
     ]

@@ -272,9 +272,7 @@ def concatenate(paths: Iterable[Path | str], schema: pa.Schema) -> pa.Table:
     return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
-def concatenate_datasets(
-    paths: Iterable[Path | str], runs: Iterable[tuple[str, int]], schema: pa.Schema
-) -> pa.Table:
+def concatenate_datasets(paths: Iterable[Path | str], runs: Iterable[tuple[str, int]], schema: pa.Schema) -> pa.Table:
     """One table from a table of each run's world, with the columns `run` and `seed` before its own."""
     found = []
     for path, (run, seed) in zip(paths, runs, strict=True):
