@@ -120,7 +120,8 @@ def label_features(tables: Int64[np.ndarray, "T K"]) -> dict[str, float]:
 def _values(runs: pd.DataFrame) -> list[dict[str, Any]]:
     places = ["configuration", "world_seed", "seed"]
     long = runs.melt(places, [*OUTCOMES, *TIMES, *FEATURES], "quantity", "estimate").dropna(subset="estimate")
-    return [dict(row) for row in long.assign(statistic="value", observations=1).to_dict("records")]
+    rows = long.assign(statistic="value", observations=1).to_dict("records")
+    return [{str(column): value for column, value in row.items()} for row in rows]
 
 
 def _statistics(runs: pd.DataFrame) -> list[dict[str, Any]]:

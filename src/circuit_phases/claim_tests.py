@@ -188,7 +188,7 @@ def hidden_scc(run: Trained) -> Outcome:
     shown = labels[bigram > MOST]
     if not len(shown):
         return False, "Bigram 2 is never above 0.5"
-    peak = int(shown.index[shown.argmax()])
+    peak = int(shown.index[int(shown.argmax())])
     risen = shown.max() - shown.loc[:peak].min() >= MOVES
     return bool(risen and 15_000 <= peak <= 60_000), f"step {peak:,} at {shown.max():.2f}"
 

@@ -151,6 +151,29 @@ def keep_finding(
     tables.write_table(path, table(_figure_data(series, sources, PhaseSettings())), schema)
 
 
+def compare_tables(mine: Path, reference: Path, table: Path | None) -> int:
+    """Print how two folders of tables compare, keep it in a file if one is named, and return the exit code."""
+    from circuit_phases import compare
+
+    sides = [
+        {name: tables.read_frame(folder / f"{name}.parquet", tables.RUN_TABLES[name]) for name in compare.TABLES}
+        for folder in (mine, reference)
+    ]
+    found = compare.comparison(*sides)
+    print(compare.report(found))
+    if table is not None:
+        tables.write_table(table, found, tables.COMPARISON)
+    return compare.exit_code(found)
+
+
+def animate(series: Sequence[Series], sources: Mapping[str, Sequence[Path | str]], gif: Path, mp4: Path) -> None:
+    """Attention and accuracy over the training of the first run, as two films."""
+    from circuit_phases.figures.animation import animation, save_films
+    from circuit_phases.phases import PhaseSettings
+
+    save_films(animation(_figure_data(series, sources, PhaseSettings())), gif, mp4)
+
+
 def run_settings(parameters: Mapping[str, Any]) -> RunSettings:
     """Settings from their flat parameters."""
     return RunSettings.from_parameters(**parameters)

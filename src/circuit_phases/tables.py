@@ -173,6 +173,18 @@ DEPARTURES = _schema(
     ("steps", pa.int64(), "gradient steps taken"),
 )  # fmt: skip
 
+COMPARISON = _schema(
+    "Two folders of tables against each other, run by run",
+    _RUN,
+    _SEED,
+    ("quantity", pa.string(), "last_accuracy: median of the last ten evaluations; steps: gradient steps taken; "
+     "phase_k_accuracy, phase_k_start, phase_k_end: of the plateau of Phase k"),
+    ("mine", pa.float64(), "on one side; null where it did not come or is missing"),
+    ("reference", pa.float64(), "on the other side"),
+    ("verdict", pa.string(), "equal; close: accuracies within 0.02, steps within a factor of 1.26; different; "
+     "missing: the run is on one side alone"),
+)  # fmt: skip
+
 LABEL_TABLES = _schema(
     "The label of every class under every task",
     ("task", pa.int64(), "task tau, from 1"),
