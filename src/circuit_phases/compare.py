@@ -16,15 +16,14 @@ from circuit_phases.evidence import Trained, trained
 from circuit_phases.figures.data import FigureData, Series
 
 ACCURACY = 0.02
-"""Most difference of accuracies: both are measured on the same sequences, where a run stays within 0.01 of itself."""
+"""Most difference of accuracies: 2.5 standard errors of an accuracy on 4,096 sequences."""
 DECADES = 0.1
 """Most difference of steps, in powers of ten (a factor of 1.26): the width of one jump by the dAcc rule."""
 TABLES = ("training", "phases")
 """The tables that are compared."""
 
-QUANTITIES = ("last_accuracy", "steps") + tuple(
-    f"phase_{number}_{what}" for number in (1, 2, 3) for what in ("accuracy", "start", "end")
-)
+PLATEAU = [(number, what) for number in (1, 2, 3) for what in ("accuracy", "start", "end")]
+QUANTITIES = ("last_accuracy", "steps", *(f"phase_{number}_{what}" for number, what in PLATEAU))
 VERDICTS = ("equal", "close", "different", "missing")
 """From best to worst."""
 
@@ -73,8 +72,8 @@ def exit_code(found: pd.DataFrame) -> int:
 
 
 def _differences(group: pd.DataFrame) -> str:
-    rows = group[group["verdict"] == "different"].itertuples()
-    return ", ".join(f"{row.quantity} {_short(row.mine)} for {_short(row.reference)}" for row in rows)
+    rows = group.loc[group["verdict"] == "different", ["quantity", "mine", "reference"]].to_numpy()
+    return ", ".join(f"{quantity} {_short(mine)} for {_short(reference)}" for quantity, mine, reference in rows)
 
 
 def _short(value: float) -> str:
@@ -99,9 +98,5 @@ def _quantities(tables: Mapping[str, pd.DataFrame]) -> dict[tuple[str, int], dic
 
 
 def _of_run(run: Trained) -> dict[str, float]:
-    edges = {
-        f"phase_{number}_{what}": float(getattr(run.phase(number), what, np.nan))
-        for number in (1, 2, 3)
-        for what in ("accuracy", "start", "end")
-    }
+    edges = {f"phase_{number}_{what}": float(getattr(run.phase(number), what, np.nan)) for number, what in PLATEAU}
     return {"last_accuracy": run.last_accuracy, "steps": float(run.accuracy.index[-1])} | edges

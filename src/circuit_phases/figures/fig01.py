@@ -61,10 +61,10 @@ def _draw_task(axes: Axes, example: Example, tables: Int64[np.ndarray, "T K"]) -
         if governs:
             axes.axhspan(y - 0.24, y + 0.24, color=CIRCUIT_TINTS[3], linewidth=0)
         axes.text(-0.5, y, f"task {row}", va="center", fontsize=SMALL, color=INK if governs else GREY)
-        for pair, number in enumerate(example.classes):
+        for place, number in enumerate(example.classes):
             axes.text(
-                2 * pair + 1, y, str(labels[number - 1]), ha="center", va="center", fontsize=SMALL + 0.5,
-                color=INK if governs else GREY, weight="bold" if governs and pair == example.N else "normal",
+                2 * place + 1, y, str(labels[number - 1]), ha="center", va="center", fontsize=SMALL + 0.5,
+                color=INK if governs else GREY, weight="bold" if governs and place == example.N else "normal",
             )  # fmt: skip
     pair = example.answering_pair
     words = "which task governs the pairs? its label of the query"
