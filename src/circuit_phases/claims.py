@@ -120,7 +120,7 @@ CLAIMS = (
           "while a head of layer 2 has Bigram > 0.5, Label Attention of layer 1 rises by 0.05 to a peak "
           "at step 15,000 to 60,000", each(tests.hidden_scc), only(heads=2)),
     Claim("induction_phase", "12", "T = 1, p_B = 1, B = 1 has one phase", ("induction_head",),
-          "one plateau", each(tests.one_plateau)),
+          "one plateau; with too many classes to learn by heart", each(tests.one_plateau)),
     Claim("induction_head", "12", "T = 1, p_B = 1, B = 1 ends with an induction head", ("induction_head",),
           "at the end, Chunk Example of layer 1 and Label Attention of layer 2 > 0.5", each(tests.induction_head)),
     Claim("phase_1_mask", "13", "A mask of Phase 1's circuit plateaus at its accuracy", ("fig13",),

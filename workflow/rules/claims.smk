@@ -28,12 +28,12 @@ rule finding:
         unpack(figure_tables),
     output:
         f"{RESULTS}/tables/{{figure}}.parquet",
-    wildcard_constraints:
-        figure="|".join(FINDING_NAMES),
     log:
         f"{RESULTS}/logs/finding/{{figure}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/finding/{{figure}}.tsv"
+    wildcard_constraints:
+        figure="|".join(FINDING_NAMES),
     conda:
         "../envs/circuit-phases.yaml"
     threads: 1

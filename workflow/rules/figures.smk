@@ -44,12 +44,12 @@ rule animate:
     output:
         gif=f"{RESULTS}/figures/{{figure}}.gif",
         mp4=f"{RESULTS}/figures/{{figure}}.mp4",
-    wildcard_constraints:
-        figure="|".join(ANIMATION_NAMES),
     log:
         f"{RESULTS}/logs/animate/{{figure}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/animate/{{figure}}.tsv"
+    wildcard_constraints:
+        figure="|".join(ANIMATION_NAMES),
     conda:
         "../envs/circuit-phases.yaml"
     threads: 1

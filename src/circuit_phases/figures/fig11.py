@@ -42,7 +42,7 @@ def figure(data: FigureData) -> Figure:
         answer = f"to predict: {example.labels[-1]}" + (f", the label of pair {pair + 1}" if pair is not None else "")
         axes.text(S - 0.6, RISE * len(layers) + 0.45, answer, ha="right", va="center")
         note = f"width of a line: attention weight\nat step {saved[-1]:,}, mean over the\nevaluation sequences,"
-        axes.text(S + 0.1, 0.45, f"{note} of which\none is shown", va="top", fontsize=SMALL, color=GREY)
+        axes.text(S + 0.1, 0.3, f"{note} of which\none is shown", va="top", fontsize=SMALL, color=GREY)
         if pair is not None:
             axes.text(S / 2 + pair - 0.5, -1.25, "same class", ha="center", va="center", color=RED, fontsize=SMALL)
             axes.add_patch(
