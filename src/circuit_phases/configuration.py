@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from circuit_phases.figures import DRAWINGS, UNTRAINED_TABLES
-from circuit_phases.figures.data import Series
+from circuit_phases.figures import DRAWINGS, DRAWINGS_OF_MAPS, UNTRAINED_TABLES
+from circuit_phases.figures.data import Moment, Series
 from circuit_phases.files import UserError
 from circuit_phases.phases import PhaseSettings
 from circuit_phases.settings import GROUPS, Natural, Positive, RuleBroken, RunSettings, Settings, nearest
@@ -73,6 +73,20 @@ class FigureEntry(Settings):
 
     experiment: str = Field(description="the experiment that it is drawn from")
     draw: str | None = Field(None, description="the drawing; if it is left out, the figure's own name")
+    maps: dict[str, tuple[Moment, ...]] = Field(
+        {},
+        description=(
+            "drawings sweep_maps and maps: the series whose attention maps are shown, and when: "
+            "early (on the first plateau), full (where accuracy has come to its highest)"
+        ),
+    )
+
+    @field_validator("maps", mode="before")
+    @classmethod
+    def _maps(cls, maps: Any) -> Any:
+        if not isinstance(maps, dict):
+            return maps
+        return {name: tuple(moments) if isinstance(moments, list) else moments for name, moments in maps.items()}
 
 
 class Configuration(Settings):
@@ -102,6 +116,8 @@ class Configuration(Settings):
             if draw not in DRAWINGS:
                 choices = ", ".join(DRAWINGS)
                 raise RuleBroken(f"figures.{name}: draw = {draw} is not a drawing (choose from {choices}).")
+            if figure.maps and draw not in DRAWINGS_OF_MAPS:
+                raise RuleBroken(f"figures.{name}: maps needs draw: {' or '.join(sorted(DRAWINGS_OF_MAPS))}.")
         named = {figure.experiment for figure in self.figures.values()}
         for name in self.experiments:
             if name in self.figures and name not in named:
@@ -119,6 +135,10 @@ class Configuration(Settings):
             raise RuleBroken(f"defaults: {one_line(error)}") from error
         for name in self.experiments:
             self.series(name)
+        for name, figure in self.figures.items():
+            labels = [series.label for series, _ in self.series(figure.experiment)]
+            for label in figure.maps.keys() - set(labels):
+                raise RuleBroken(f"figures.{name}: maps.{label} is not a series of it (choose from {', '.join(labels)}).")
         return self
 
     def series(self, experiment: str) -> list[tuple[Series, RunSettings]]:
@@ -136,7 +156,11 @@ class Configuration(Settings):
 
     def figure_series(self, figure: str) -> list[tuple[Series, RunSettings]]:
         """The configurations that a figure draws."""
-        return self.series(self.figures_in_scope[figure].experiment)
+        entry = self.figures_in_scope[figure]
+        return [
+            (replace(series, maps=entry.maps.get(series.label, ())), settings)
+            for series, settings in self.series(entry.experiment)
+        ]
 
     def drawing(self, figure: str) -> str:
         """The drawing that a figure uses."""

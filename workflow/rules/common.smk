@@ -81,9 +81,14 @@ def figure_tables(wildcards):
 
 
 def figure_series(wildcards):
-    """The label, run and seeds of each series of a figure."""
+    """The label, run, seeds and moments with maps of each series of a figure."""
     return [
-        {"label": each.label, "run": each.run, "seeds": list(each.seeds)}
+        {
+            "label": each.label,
+            "run": each.run,
+            "seeds": list(each.seeds),
+            "maps": list(each.maps),
+        }
         for each, _ in configuration.figure_series(wildcards.figure)
     ]
 
