@@ -79,6 +79,11 @@ class Trained:
         """Its first plateau of a phase, or None."""
         return next((phase for phase in self.plateaus if phase.number == number), None)
 
+    @cached_property
+    def circuits(self) -> pd.DataFrame:
+        """Its rows of the table `circuits`."""
+        return self.data.table("circuits", self.series.run, self.seed)
+
     def metric(self, name: str, layer: int, head: int | None = None) -> pd.Series[float]:
         """A circuit metric by step: of one head, or the largest over heads."""
         return circuit_curve(self.data, self.series.run, self.seed, name, layer, head)

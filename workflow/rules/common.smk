@@ -93,6 +93,14 @@ def figure_series(wildcards):
     ]
 
 
+def figure_outputs(figure):
+    """All that a figure of config.yaml leaves: its films, or its page and the table kept beside it."""
+    if figure in ANIMATION_NAMES:
+        return [f"{RESULTS}/figures/{figure}.{ending}" for ending in ("gif", "mp4")]
+    table = [f"{RESULTS}/tables/{figure}.parquet"] if figure in FINDING_NAMES else []
+    return [f"{RESULTS}/figures/{figure}.pdf", *table]
+
+
 def series_of(experiment):
     """The label, run, seeds and parameters of each series of an experiment."""
     return [

@@ -68,21 +68,11 @@ rule animations:
         expand(rules.animate.output, figure=ANIMATION_NAMES),
 
 
-# `snakemake fig04` makes one figure.
-for figure in FIGURE_NAMES:
+# `snakemake fig04` makes one figure, `snakemake animation` both of its films.
+for figure in configuration.figures_in_scope:
 
     rule:
         name:
             figure
         input:
-            f"{RESULTS}/figures/{figure}.pdf",
-
-
-# `snakemake animation` makes both of its films.
-for figure in ANIMATION_NAMES:
-
-    rule:
-        name:
-            figure
-        input:
-            expand(rules.animate.output, figure=figure),
+            figure_outputs(figure),

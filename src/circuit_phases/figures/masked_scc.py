@@ -44,7 +44,9 @@ def _draw_over_K(axes: Axes, data: FigureData) -> None:
     axes.plot(*zip(*exact, strict=True), "s", color=CIRCUIT_COLOURS[2], markersize=7, fillstyle="none", label="exact")
     for series, (K, _) in zip(data.series, worlds, strict=True):
         last = [final_accuracy(training_curve(data, series.run, seed)) for seed in series.seeds]
-        axes.plot([K] * len(last), last, "o", color=INK, markersize=2.5, label="trained, each seed" * (K == worlds[0][0]))
+        axes.plot(
+            [K] * len(last), last, "o", color=INK, markersize=2.5, label="trained, each seed" * (K == worlds[0][0])
+        )
     axes.set(xscale="log", ylim=(0.45, 1.02), xlabel="item classes $K$", ylabel="accuracy at the end")
     axes.set_xticks([K for K, _ in worlds], [str(K) for K, _ in worlds])
     axes.set_xticks([], minor=True)

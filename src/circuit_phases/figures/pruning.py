@@ -41,7 +41,9 @@ def _draw_edges(part: FigureBase, data: FigureData) -> None:
             kept = np.nan_to_num(attention_map(data, series.run, seed, start, layer, head=1)) > 0
             S = len(kept)
             shown = np.ma.masked_array(kept, np.triu(np.ones((S, S), dtype=bool), 1))
-            axes.pcolormesh(shown, cmap=ListedColormap(["#ececec", colour]), vmin=0, vmax=1, edgecolors="white", linewidth=0.5)
+            axes.pcolormesh(
+                shown, cmap=ListedColormap(["#ececec", colour]), vmin=0, vmax=1, edgecolors="white", linewidth=0.5
+            )
             axes.set(aspect="equal", ylim=(S, 0))
             axes.set_xticks(np.arange(S) + 0.5, token_labels(S), fontsize=SMALL)
             axes.set_yticks(np.arange(S) + 0.5, token_labels(S), fontsize=SMALL)
