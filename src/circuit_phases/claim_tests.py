@@ -183,7 +183,7 @@ def heads_part(run: Trained) -> Outcome:
 
 
 def hidden_scc_shows(run: Trained) -> Outcome:
-    """The hidden SCC, until accuracy comes to its highest, is strongest at step 15,000 to 60,000 (`heads.hidden_scc`)."""
+    """Until accuracy is at its highest, the hidden SCC is strongest at step 15,000 to 60,000 (`heads.hidden_scc`)."""
     found = hidden_scc(run.circuits, until=int(run.accuracy.index[run.accuracy >= SOLVED * run.accuracy.max()][0]))
     return (15_000 <= found.step <= 60_000, f"step {found.step:,}") if found else (False, "never shows")
 
