@@ -70,7 +70,11 @@ def test_runs_with_all_three_phases_reproduce_them_and_runs_without_do_not() -> 
 
 def test_claims_whose_runs_are_missing_are_unclear_and_say_so() -> None:
     found = decided([Made(SETTINGS, seed, THREE) for seed in range(5)], missing=3)
-    assert found.loc["three_phases", ["verdict", "reason", "seeds"]].tolist() == ["unclear", "2 of 5 runs can tell", "3, 4"]
+    assert found.loc["three_phases", ["verdict", "reason", "seeds"]].tolist() == [
+        "unclear",
+        "2 of 5 runs can tell",
+        "3, 4",
+    ]
     others = found[~found["experiments"].str.contains("base")]
     assert set(others["verdict"]) == {"unclear"}
     assert set(others["reason"]) == {"not run"}

@@ -187,7 +187,7 @@ def _figure_data(
     runs = [(one.run, seed) for one in series for seed in one.seeds]
     frames = {
         name: tables.to_frame(
-            tables.concatenate_datasets(paths, runs, tables.DATASET_TABLES[name])
+            tables.concatenate_datasets(name, paths, runs)
             if name in tables.DATASET_TABLES
             else tables.concatenate(paths, tables.RUN_TABLES[name])
         )

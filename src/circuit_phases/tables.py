@@ -226,6 +226,12 @@ RUN_TABLES: dict[str, pa.Schema] = {
 }
 """The tables collected over runs, by name."""
 
+FIGURE_TABLES = RUN_TABLES | {
+    name: pa.schema([*(pa.field(*field[:2]) for field in (_RUN, _SEED)), *schema])
+    for name, schema in DATASET_TABLES.items()
+}
+"""The tables as figures read them: those of runs, and those of their worlds with `run` and `seed`."""
+
 
 def write_table(path: Path | str, table: pa.Table | pd.DataFrame, schema: pa.Schema) -> None:
     """Write a table whole or not at all, in the columns and types of its schema.
@@ -284,14 +290,15 @@ def concatenate(paths: Iterable[Path | str], schema: pa.Schema) -> pa.Table:
     return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
-def concatenate_datasets(paths: Iterable[Path | str], runs: Iterable[tuple[str, int]], schema: pa.Schema) -> pa.Table:
-    """One table from a table of each run's world, with the columns `run` and `seed` before its own."""
+def concatenate_datasets(name: str, paths: Iterable[Path | str], runs: Iterable[tuple[str, int]]) -> pa.Table:
+    """One table of `FIGURE_TABLES` from that of each run's world."""
+    schema = FIGURE_TABLES[name]
     found = []
     for path, (run, seed) in zip(paths, runs, strict=True):
-        table = read_table(path, schema).select(schema.names)
-        for name, value in (("seed", seed), ("run", run)):
-            table = table.add_column(0, name, pa.array([value] * len(table)))
-        found.append(table)
+        table = read_table(path, DATASET_TABLES[name])
+        identity = {"run": [run] * len(table), "seed": [seed] * len(table)}
+        columns = {**identity, **{column: table[column] for column in DATASET_TABLES[name].names}}
+        found.append(pa.table(columns, schema=schema))
     return pa.concat_tables(found)
 
 

@@ -121,9 +121,12 @@ def ffmpeg() -> str:
     Raises:
         UserError: if there is neither.
     """
+    on_path = shutil.which("ffmpeg")
+    if on_path:
+        return on_path
     try:
         import imageio_ffmpeg
 
-        return shutil.which("ffmpeg") or str(imageio_ffmpeg.get_ffmpeg_exe())
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
     except (ImportError, RuntimeError) as error:
         raise UserError("The animation needs ffmpeg: install it, or `pip install imageio-ffmpeg`.") from error

@@ -11,7 +11,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from circuit_phases.figures.data import FigureData, Series
 from circuit_phases.figures.panels import new_figure, token_labels
 from circuit_phases.figures.style import CIRCUIT_TINTS, GREY, INK, PAGE, RED, SMALL, styled
-from circuit_phases.figures.tokens import Example, draw_tokens, first_example, token_axes
+from circuit_phases.figures.tokens import Example, bare, draw_tokens, first_example, token_axes
 
 CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 """The ground of a text that lies over lines."""
@@ -30,9 +30,11 @@ def figure(data: FigureData) -> Figure:
         if example:
             _draw_task(axes, example, tables[series.run])
             axes.set_title(series.label)
-        else:
-            axes.set_axis_off()
-    _draw_network(right.subplots(), next((example.N for _, example in examples if example), 2))
+    held = [example for _, example in examples if example]
+    network = right.subplots()
+    bare(network)
+    for example in held[:1]:
+        _draw_network(network, example.N)
     return drawn
 
 
@@ -101,4 +103,3 @@ def _draw_network(axes: Axes, N: int) -> None:
     axes.text(S - 2, 6.45, "logits of the labels", ha="center", va="center", fontsize=SMALL)
     axes.set(xlim=(-0.6, S + 0.1), ylim=(-1.0, 6.9))
     axes.set_title("the network")
-    axes.set_axis_off()

@@ -12,7 +12,7 @@ from circuit_phases.figures.data import FigureData
 from circuit_phases.figures.panels import new_figure
 from circuit_phases.figures.readings import attention_map, checkpoints, layers_and_heads
 from circuit_phases.figures.style import GREY, INK, LAYER_COLOURS, PAGE, RED, SMALL, styled
-from circuit_phases.figures.tokens import draw_tokens, first_example, token_axes
+from circuit_phases.figures.tokens import bare, draw_tokens, first_example, token_axes
 
 RISE = 1.9
 """Height from one layer to the next, in tokens."""
@@ -25,7 +25,7 @@ def figure(data: FigureData) -> Figure:
     """The first seed of the first series at its last checkpoint: a line per attention weight, as wide as it is."""
     drawn = new_figure(PAGE, 3.1)
     axes = drawn.subplots()
-    axes.set_axis_off()
+    bare(axes)
     for series in data.series[:1]:
         run, seed = series.run, series.seeds[0]
         example, saved = first_example(data, run, seed), checkpoints(data, run, seed)

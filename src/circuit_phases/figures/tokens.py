@@ -51,9 +51,15 @@ def first_example(data: FigureData, run: str, seed: int) -> Example | None:
 
 
 def token_axes(axes: Axes, width: float, low: float, high: float) -> None:
-    """Axes without ticks, in units of one token."""
+    """Bare axes in units of one token, the first token at 0."""
     axes.set(xlim=(-0.6, width), ylim=(low, high), aspect="equal")
-    axes.set_axis_off()
+    bare(axes)
+
+
+def bare(axes: Axes) -> None:
+    """Axes without ticks and edges."""
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
 
 
 def draw_tokens(axes: Axes, example: Example, y: float, answer: bool = True) -> None:
