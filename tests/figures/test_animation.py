@@ -25,7 +25,7 @@ def shown_steps(film):
 
 
 def test_the_film_goes_from_step_0_over_every_checkpoint_in_view_to_the_last(film):
-    data, moving = film
+    _, moving = film
     first = moving._fig.axes[0].get_xlim()[0]
     in_view = [0, *(step for step in CHECKPOINTS if first <= step < 20_000), 20_000]
     assert shown_steps(moving) == in_view + [20_000] * HOLD
@@ -55,8 +55,7 @@ def save_nothing(moving):
 
 
 def test_both_films_are_written_with_all_frames(tmp_path, film):
-    pytest.importorskip("imageio_ffmpeg")
-    data, moving = film
+    _, moving = film
     gif, mp4 = tmp_path / "film.gif", tmp_path / "film.mp4"
     save_films(moving, gif, mp4)
     with Image.open(gif) as image:
