@@ -255,12 +255,13 @@ def test_claims_of_the_finished_runs_are_what_their_tables_say(reference: dict[s
     configuration = load_configuration(ROOT / "config.yaml")
     asked = {"base": [(series, s.parameters) for series, s in configuration.series("base")]}
     found = claims_table(asked, reference).set_index("claim")
-    ((series, _),) = asked["base"]
-    phases = pd.read_parquet(REFERENCE / "phases.parquet").query("run == @series.run and rule == 'plateau'")
+    run = asked["base"][0][0].run
+    phases = pd.read_parquet(REFERENCE / "phases.parquet")
+    phases = phases[(phases["run"] == run) & (phases["rule"] == "plateau")]
     sets = phases.dropna(subset="phase").groupby("seed")["phase"].agg(set)
     assert found.loc["three_phases", "runs_held"] == (sets == {1, 2, 3}).sum()
-    training = pd.read_parquet(REFERENCE / "training.parquet").query("run == @series.run and split == 'iid'")
-    training = training[training["task"].isna()].sort_values("step")
+    training = pd.read_parquet(REFERENCE / "training.parquet").sort_values("step")
+    training = training[(training["run"] == run) & (training["split"] == "iid") & training["task"].isna()]
     ends = training.groupby("seed")["accuracy"].agg(lambda values: values.iloc[-10:].median())
     assert found.loc["phase_3_accuracy", "runs_held"] == (ends >= 0.99).sum()
 

@@ -46,6 +46,9 @@ INDUCTION = (
     "paper,T=1,K=8,L=4,N=2,D=11,P=5,p_B=1,evaluation_sequences=64,max_steps=40,evaluation_interval=10,checkpoints=4"
 )
 
+RULES = {"dataset", "class_frequencies", "train", "circuits", "theory", "phases", "table", "figure", "animate"}
+RULES |= {"finding", "claims"}
+
 
 @dataclass(frozen=True)
 class Project:
@@ -69,8 +72,7 @@ class Project:
         assert outcome.returncode == 0, outcome.stdout + outcome.stderr
         text = outcome.stdout + outcome.stderr
         jobs = re.findall(r"^(?:local)?rule (\w+):$", text, flags=re.MULTILINE)
-        return Counter(job for job in jobs if job in {"dataset", "class_frequencies", "train", "circuits", "theory",
-                                                      "phases", "table", "figure", "animate", "finding", "claims"})  # fmt: skip
+        return Counter(job for job in jobs if job in RULES)
 
     @contextmanager
     def changed(self, file: str, old: str, new: str) -> Iterator[None]:
