@@ -132,6 +132,11 @@ def test_a_skipped_phase_counts_only_where_phase_3_was_reached() -> None:
     assert skips(first(Made(SETTINGS, phases={1: (2_000, 100_000)})))[0] is None
 
 
+def test_one_phase_is_one_plateau_wherever_it_lies() -> None:
+    assert tests.one_plateau(first(Made(SETTINGS, phases={3: (60_000, 100_000)}))) == (True, "1.00")
+    assert tests.one_plateau(first(Made(SETTINGS))) == (False, "0.35, 1.00")
+
+
 @pytest.mark.parametrize(
     ("jumps", "held"),
     [
