@@ -138,7 +138,9 @@ class Configuration(Settings):
         for name, figure in self.figures.items():
             labels = [series.label for series, _ in self.series(figure.experiment)]
             for label in figure.maps.keys() - set(labels):
-                raise RuleBroken(f"figures.{name}: maps.{label} is not a series of it (choose from {', '.join(labels)}).")
+                raise RuleBroken(
+                    f"figures.{name}: maps.{label} is not a series of it (choose from {', '.join(labels)})."
+                )
         return self
 
     def series(self, experiment: str) -> list[tuple[Series, RunSettings]]:
