@@ -44,14 +44,16 @@ def head_roles(circuits: pd.DataFrame, step: int) -> dict[tuple[int, int], tuple
     NCC: its Bigram leads the mean over the heads of its layer by `LEAD`; FCC: its Chunk Example does in
     the first layer, its Label Attention in later ones.
     """
-    rows = circuits[circuits["step"] == step]
-    values = rows.pivot(index=["layer", "head"], columns="metric", values="value").astype(float)
-    leads = values - values.groupby(level="layer").transform("mean")
-    roles: dict[tuple[int, int], tuple[Role, ...]] = {}
-    for (layer, head), lead in leads.iterrows():
-        of_context = "chunk_example" if layer == 1 else "label_attention"
-        metrics: dict[Role, str] = {"NCC": "bigram", "FCC": of_context}
-        roles[int(layer), int(head)] = tuple(role for role, metric in metrics.items() if lead[metric] >= LEAD)
+    rows = circuits[circuits["step"] == step].astype({"value": float})
+    leads = rows["value"] - rows.groupby(["layer", "metric"])["value"].transform("mean")
+    leading = rows[leads >= LEAD]
+    roles: dict[tuple[int, int], tuple[Role, ...]] = {
+        (int(layer), int(head)): () for layer, head in zip(rows["layer"], rows["head"], strict=True)
+    }
+    for layer, head in roles:
+        of_head = set(leading.loc[(leading["layer"] == layer) & (leading["head"] == head), "metric"])
+        metrics: dict[Role, str] = {"NCC": "bigram", "FCC": "chunk_example" if layer == 1 else "label_attention"}
+        roles[layer, head] = tuple(role for role, metric in metrics.items() if metric in of_head)
     return roles
 
 
@@ -65,16 +67,17 @@ def hidden_scc(circuits: pd.DataFrame, until: int) -> HiddenSCC | None:
     if rows.empty:
         return None
     first, last = int(rows["layer"].min()), int(rows["layer"].max())
-    labels, query = _by_head(rows, first, "label_attention"), _by_head(rows, last, "bigram")
-    path = labels.max(axis=1) * query.max(axis=1)
-    step = path.idxmax()
-    if path[step] < LEAST_PATH:
+    labels = _largest(rows, first, "label_attention")
+    query = _largest(rows, last, "bigram")
+    path = labels["value"] * query["value"]
+    if path.max() < LEAST_PATH:
         return None
-    heads = (int(values.loc[step].idxmax()) for values in (labels, query))
-    return HiddenSCC(int(step), (first, next(heads)), (last, next(heads)), float(path[step]))
+    step = int(path.index.to_numpy()[path.argmax()])
+    heads = (int(labels["head"][step]), int(query["head"][step]))
+    return HiddenSCC(step, (first, heads[0]), (last, heads[1]), float(path[step]))
 
 
-def _by_head(rows: pd.DataFrame, layer: int, metric: str) -> pd.DataFrame:
-    """Values by step (rows) and head (columns)."""
-    chosen = rows[(rows["layer"] == layer) & (rows["metric"] == metric)]
-    return chosen.pivot(index="step", columns="head", values="value").astype(float)
+def _largest(rows: pd.DataFrame, layer: int, metric: str) -> pd.DataFrame:
+    """The head with the largest value of a metric in a layer, and the value, by step."""
+    chosen = rows[(rows["layer"] == layer) & (rows["metric"] == metric)].astype({"value": float})
+    return chosen.sort_values(["value", "head"], ascending=[False, True]).groupby("step").first()[["head", "value"]]

@@ -10,7 +10,6 @@ import pandas as pd
 
 from circuit_phases.phases import PhaseSettings
 
-
 Moment = Literal["early", "full"]
 """A moment of training whose attention maps can be shown; `readings.moment_step` finds it."""
 

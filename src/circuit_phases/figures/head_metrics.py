@@ -10,7 +10,7 @@ from matplotlib.typing import LineStyleType
 from circuit_phases.figures.data import FigureData, Series
 from circuit_phases.figures.panels import accuracy_axis, legend_above, per_series, splits, step_axis
 from circuit_phases.figures.readings import METRICS, circuit_curve, layers_and_heads, moment_step
-from circuit_phases.figures.style import CIRCUIT_COLOURS, HEAD_STYLES, INK, PAGE, styled
+from circuit_phases.figures.style import CIRCUIT_COLOURS, GREY, HEAD_STYLES, INK, PAGE, styled
 from circuit_phases.heads import Role, head_roles
 
 ACCURACY_COLOUR = "#aaaaaa"
@@ -32,6 +32,9 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     seed = series.seeds[0]
     circuits = data.table("circuits", series.run, seed)
     heads = layers_and_heads(circuits)
+    if not heads:
+        part.text(0.5, 0.5, "no circuits measured", ha="center", va="center", color=GREY)
+        return
     step = moment_step(data, series.run, seed, "full")
     roles = head_roles(circuits, step)
     layers = sorted({layer for layer, _ in heads})
@@ -52,8 +55,8 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     colours = [Patch(color=colour, label=_name(role)) for role, colour in ROLE_COLOURS.items()]
     numbers = sorted({head for _, head in heads})
     lines = [Line2D([], [], color=INK, linestyle=_line(head), label=f"head {head}") for head in numbers]
-    grey = [Line2D([], [], color=ACCURACY_COLOUR, linewidth=0.7, label=f"accuracy, seed {seed}"),
-            Line2D([], [], color=ACCURACY_COLOUR, linewidth=0.7, dashes=(4, 2.5), label="roles are read here")]  # fmt: skip
+    dashes = Line2D([], [], color=ACCURACY_COLOUR, linewidth=0.7, dashes=(4, 2.5), label="roles are read here")
+    grey = [Line2D([], [], color=ACCURACY_COLOUR, linewidth=0.7, label=f"accuracy, seed {seed}"), dashes]
     legend_above(part, [colours[:2], colours[2:], lines[:2], *[lines[2:4]] * (len(lines) > 2), grey])
 
 

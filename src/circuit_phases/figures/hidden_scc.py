@@ -18,7 +18,7 @@ from circuit_phases.figures.panels import (
     step_axis,
 )
 from circuit_phases.figures.readings import METRICS, circuit_curve, moment_step
-from circuit_phases.figures.style import LAYER_COLOURS, PAGE, RED, styled
+from circuit_phases.figures.style import GREY, LAYER_COLOURS, PAGE, styled
 from circuit_phases.heads import HiddenSCC, hidden_scc
 
 HEIGHT = 3.9
@@ -31,7 +31,7 @@ def figure(data: FigureData) -> Figure:
 
 
 def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
-    left, right = part.subfigures(1, 2, width_ratios=[1, 1.15])
+    left, right = part.subfigures(1, 2, width_ratios=[1, 1.15], squeeze=False)[0]
     accuracy, metrics = left.subplots(2, 1, sharex=True, height_ratios=[1, 1.4])
     seed_curves(accuracy, splits(data, series))
     accuracy_axis(accuracy)
@@ -50,17 +50,18 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     step_axis(metrics, splits(data, series))
     for hidden in list(found.values())[:1]:
         for axes in (accuracy, metrics):
-            axes.axvline(hidden.step, color=RED, linewidth=0.7, dashes=(4, 2.5))
+            axes.axvline(hidden.step, color=GREY, linewidth=0.7, dashes=(4, 2.5))
     legend_above(left, [handles], dark_note(series))
     _draw_maps(right, data, series, found)
 
 
 def _hidden(data: FigureData, series: Series, seed: int) -> HiddenSCC | None:
-    return hidden_scc(data.table("circuits", series.run, seed), moment_step(data, series.run, seed, "full"))
+    circuits = data.table("circuits", series.run, seed)
+    return hidden_scc(circuits, moment_step(data, series.run, seed, "full")) if len(circuits) else None
 
 
 def _draw_maps(part: FigureBase, data: FigureData, series: Series, found: dict[int, HiddenSCC]) -> None:
-    above, below = part.subfigures(2, 1, height_ratios=[1, 9])
+    above, below = part.subfigures(2, 1, height_ratios=[1, 9], squeeze=False)[:, 0]
     lines = [
         f"seed {seed}: " + (found[seed].summary if seed in found else "no hidden SCC before full accuracy")
         for seed in series.seeds
@@ -68,5 +69,5 @@ def _draw_maps(part: FigureBase, data: FigureData, series: Series, found: dict[i
     above.text(0.5, 0.5, "\n".join(lines), ha="center", va="center")
     if found:
         seed = next(iter(found))
-        heads = dict.fromkeys((found[seed].reads_labels, found[seed].keeps_query), ["SCC"])
+        heads = dict.fromkeys((found[seed].reads_labels, found[seed].keeps_query), ("SCC",))
         draw_blocks(below, data, [[block_at(data, series, seed, found[seed].step, heads)]])

@@ -15,5 +15,5 @@ def figure(data: FigureData) -> Figure:
     """Maps of the first seed listed of each series."""
     rows = blocks(data)
     drawn = new_figure(PAGE, blocks_height(rows))
-    draw_blocks(drawn.subfigures(1, 1), data, rows)
+    draw_blocks(drawn.subfigures(1, 1, squeeze=False)[0, 0], data, rows)
     return drawn

@@ -19,39 +19,47 @@ from circuit_phases.figures.sweeps import ACCURACY, draw_panel, every_accuracy, 
 def figure(data: FigureData) -> Figure:
     """Left: accuracy over steps, the closed form dashed. Right: the last accuracy of every seed over K."""
     drawn = new_figure(PAGE, 2.6)
-    left, right = drawn.subfigures(1, 2, width_ratios=[1.25, 1])
+    left, right = drawn.subfigures(1, 2, width_ratios=[1.25, 1], squeeze=False)[0]
+    worlds = {series: world for series in data.series if (world := _world(data, series))}
     over_steps = left.subplots()
     draw_panel(over_steps, data, ACCURACY)
     for series, colour, _ in looks(data):
-        K, N = _world(data, series)
-        over_steps.axhline(paper_formula(K, N), color=colour, linewidth=0.7, dashes=(4, 2.5), zorder=1)
+        if series in worlds:
+            over_steps.axhline(paper_formula(*worlds[series]), color=colour, linewidth=0.7, dashes=(4, 2.5), zorder=1)
     step_axis(over_steps, every_accuracy(data))
-    form = Line2D([], [], color=GREY, linewidth=0.7, dashes=(4, 2.5), label="closed form")
-    legend_above(left, [[form]])
+    legend_above(left, [[Line2D([], [], color=GREY, linewidth=0.7, dashes=(4, 2.5), label="closed form of the paper")]])
     over_K = right.subplots()
-    _draw_over_K(over_K, data)
-    legend_above(right, [[handle] for handle in over_K.get_legend_handles_labels()[0]])
+    over_K.set(xscale="log", xlabel="item classes $K$", ylabel="accuracy at the end")
+    over_K.set_xticks([K for K, _ in worlds.values()], [str(K) for K, _ in worlds.values()])
+    over_K.set_xticks([], minor=True)
+    if worlds:
+        legend_above(right, [[handle] for handle in _draw_over_K(over_K, data, worlds)])
     series_legend(drawn, data, PAGE)
     return drawn
 
 
-def _draw_over_K(axes: Axes, data: FigureData) -> None:
-    worlds = [_world(data, series) for series in data.series]
-    N = worlds[0][1]
-    classes = np.arange(N + 1, 2 * max(K for K, _ in worlds) + 1)
-    axes.plot(classes, [paper_formula(int(K), N) for K in classes], color=GREY, label="closed form", zorder=1)
-    exact = [(K, ceilings(data, series.run, series.seeds[0])[2]) for series, (K, _) in zip(data.series, worlds)]
-    axes.plot(*zip(*exact, strict=True), "s", color=CIRCUIT_COLOURS[2], markersize=7, fillstyle="none", label="exact")
-    for series, (K, _) in zip(data.series, worlds, strict=True):
+def _draw_over_K(axes: Axes, data: FigureData, worlds: dict[Series, tuple[int, int]]) -> list[Line2D]:
+    """The closed form as a line, the exact ceilings as squares, what was trained as dots; gives one line of each."""
+    most, N = max(worlds.values())
+    classes = np.arange(N + 1, 2 * most)
+    form = axes.plot(classes, [paper_formula(int(K), N) for K in classes], color=GREY, label="closed form", zorder=1)
+    for series, (K, _) in worlds.items():
+        best = {ceilings(data, series.run, seed)[2] for seed in series.seeds}
         last = [final_accuracy(training_curve(data, series.run, seed)) for seed in series.seeds]
-        axes.plot(
-            [K] * len(last), last, "o", color=INK, markersize=2.5, label="trained, each seed" * (K == worlds[0][0])
+        exact = axes.plot(
+            [K] * len(best),
+            [*best],
+            "s",
+            color=CIRCUIT_COLOURS[2],
+            markersize=7,
+            fillstyle="none",
+            label="exact ceiling",
         )
-    axes.set(xscale="log", ylim=(0.45, 1.02), xlabel="item classes $K$", ylabel="accuracy at the end")
-    axes.set_xticks([K for K, _ in worlds], [str(K) for K, _ in worlds])
-    axes.set_xticks([], minor=True)
+        trained = axes.plot([K] * len(last), last, "o", color=INK, markersize=2.5, label="trained, each seed")
+    axes.set_ylim(bottom=min(0.45, axes.get_ylim()[0]), top=1.03)
+    return [*form, *exact, *trained]
 
 
-def _world(data: FigureData, series: Series) -> tuple[int, int]:
-    row = data.table("runs", series.run).iloc[0]
-    return int(row["K"]), int(row["N"])
+def _world(data: FigureData, series: Series) -> tuple[int, int] | None:
+    rows = data.table("runs", series.run)
+    return (int(rows["K"].iloc[0]), int(rows["N"].iloc[0])) if len(rows) else None

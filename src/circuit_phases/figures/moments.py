@@ -80,7 +80,7 @@ def blocks_height(rows: list[list[Block]]) -> float:
 
 
 def _heights(rows: list[list[Block]]) -> list[float]:
-    return [0.4 + max(len(block.rows) for block in row) * (_size(rows) + 0.2) for row in rows]
+    return [0.55 + max(len(block.rows) for block in row) * (_size(rows) + 0.2) for row in rows]
 
 
 def _size(rows: list[list[Block]]) -> float:
@@ -93,7 +93,7 @@ def draw_blocks(part: FigureBase, data: FigureData, rows: list[list[Block]]) -> 
         part.text(0.5, 0.5, "no attention saved", ha="center", va="center", color=GREY)
         return
     width = blocks_width(rows)
-    left, right = part.subfigures(1, 2, width_ratios=[width * _size(rows), BAR_WIDTH])
+    left, right = part.subfigures(1, 2, width_ratios=[width * _size(rows), BAR_WIDTH], squeeze=False)[0]
     strips = left.subfigures(len(rows), 1, height_ratios=_heights(rows), squeeze=False)[:, 0]
     for strip, row in zip(strips, rows, strict=True):
         spare = width - sum(block.width for block in row)
@@ -102,7 +102,8 @@ def draw_blocks(part: FigureBase, data: FigureData, rows: list[list[Block]]) -> 
         for piece, block in zip(pieces, row, strict=False):
             mesh = _draw_block(piece, data, block, name=len(data.series) > 1)
     above = max(blocks_height(rows) - BAR_HEIGHT, 0.2) / 2
-    bar = right.subfigures(3, 1, height_ratios=[above, BAR_HEIGHT, above])[1].subplots()
+    bar = right.subfigures(3, 1, height_ratios=[above, BAR_HEIGHT, above], squeeze=False)[1, 0].subplots()
+    bar.set_label("<colorbar>")
     right.colorbar(mesh, cax=bar, ticks=[0, 0.5, 1], label="mean attention weight").outline.set_visible(False)
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure, FigureBase
 from circuit_phases.figures.data import FigureData
 from circuit_phases.figures.panels import new_figure, token_labels
 from circuit_phases.figures.readings import attention_map, checkpoints, layers_and_heads
-from circuit_phases.figures.style import PAGE, SMALL, styled
+from circuit_phases.figures.style import GREY, PAGE, SMALL, styled
 from circuit_phases.figures.sweeps import draw_sweep, looks, series_legend, sweep_height
 
 EDGES_HEIGHT = 2.5
@@ -17,10 +17,10 @@ EDGES_HEIGHT = 2.5
 
 @styled
 def figure(data: FigureData) -> Figure:
-    """The sweep as in `sweep`; below, which edges attention keeps in each layer."""
+    """The sweep as in `sweep`; below, which edges attention keeps in each layer, of the first seed listed."""
     heights = [sweep_height(data), EDGES_HEIGHT]
     drawn = new_figure(PAGE, sum(heights))
-    above, below = drawn.subfigures(2, 1, height_ratios=heights)
+    above, below = drawn.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
     draw_sweep(above, data)
     _draw_edges(below, data)
     series_legend(drawn, data, PAGE)
@@ -30,6 +30,9 @@ def figure(data: FigureData) -> Figure:
 def _draw_edges(part: FigureBase, data: FigureData) -> None:
     """A square per attending token (row) and token attended to (column): dark where attention is not cut off."""
     layers = sorted({layer for layer, _ in layers_and_heads(data.tables["attention"])})
+    if not layers:
+        part.text(0.5, 0.5, "no attention saved", ha="center", va="center", color=GREY)
+        return
     part.suptitle("Edges kept: attending token (rows), token attended to (columns)", fontsize="medium")
     grid = part.subplots(len(layers), len(data.series), squeeze=False)
     for column, (series, colour, _) in zip(grid.T, looks(data), strict=True):

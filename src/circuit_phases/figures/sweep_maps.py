@@ -18,10 +18,10 @@ def figure(data: FigureData) -> Figure:
     heights = [sweep_height(data), blocks_height(rows)]
     if blocks_width(rows) <= BESIDE / 2:
         drawn = new_figure(PAGE, max(heights))
-        curves, maps = drawn.subfigures(1, 2, width_ratios=[1, 1.1])
+        curves, maps = drawn.subfigures(1, 2, width_ratios=[1, 1.1], squeeze=False)[0]
     else:
         drawn = new_figure(PAGE, sum(heights))
-        curves, maps = drawn.subfigures(2, 1, height_ratios=heights)
+        curves, maps = drawn.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
     draw_sweep(curves, data)
     draw_blocks(maps, data, rows)
     series_legend(drawn, data, PAGE)

@@ -57,7 +57,7 @@ def looks(data: FigureData) -> list[tuple[Series, str, LineStyleType]]:
 def sweep_figure(data: FigureData, panels: Sequence[Panel] = (ACCURACY,)) -> Figure:
     """A figure of a column's width with nothing but panels, strip and legend."""
     drawn = new_figure(COLUMN, sweep_height(data, panels))
-    draw_sweep(drawn.subfigures(1, 1), data, panels)
+    draw_sweep(drawn.subfigures(1, 1, squeeze=False)[0, 0], data, panels)
     series_legend(drawn, data, COLUMN)
     return drawn
 
