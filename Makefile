@@ -40,7 +40,7 @@ setup: .venv/ready
 reference:
 	mkdir -p results/reference/tables results/reference/figures
 	cp results/tables/*.parquet results/reference/tables/
-	cp results/figures/*.png results/reference/figures/
+	cp $(wildcard results/figures/*.png results/figures/*.gif results/figures/*.mp4) results/reference/figures/
 
 clean:
 	rm -rf .venv .snakemake

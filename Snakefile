@@ -13,6 +13,7 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/analyze.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/claims.smk"
 
 
 rule all:
@@ -20,3 +21,5 @@ rule all:
     input:
         rules.tables.input,
         rules.figures.input,
+        rules.animations.input,
+        rules.findings.input,

@@ -1,4 +1,4 @@
-"""Write docs/tables.md and docs/parameters.md from the code (`make docs`)."""
+"""Write the pages that follow from the code and from the tables of the finished runs (`make docs`)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import pandas as pd
 import pyarrow as pa
 from pydantic.fields import FieldInfo
 
-from circuit_phases import tables
-from circuit_phases.configuration import Configuration, Experiment, FigureEntry
+from circuit_phases import stages, tables
+from circuit_phases.claims import TABLES as CLAIM_TABLES
+from circuit_phases.claims import claims_table
+from circuit_phases.configuration import Configuration, Experiment, FigureEntry, load_configuration
 from circuit_phases.phases import PhaseSettings
 from circuit_phases.settings import GROUPS, VARIANTS, RunSettings
 
 FOLDER = Path(__file__).parent
-REFERENCE = FOLDER.parent / "results" / "reference" / "tables"
+ROOT = FOLDER.parent
+REFERENCE = ROOT / "results" / "reference" / "tables"
+CLAIMS_BEGIN, CLAIMS_END = "<!-- claims: made by `make docs` -->\n", "<!-- end of claims -->\n"
 
 
 def tables_page() -> str:
@@ -30,6 +34,13 @@ def tables_page() -> str:
     ]
     for name, schema in tables.RUN_TABLES.items():
         parts.append(_table(f"{name}.parquet", schema))
+    parts.append(
+        "\n## Over many runs\n\nThese lie in `results/tables/` alone, but for the comparison, which lies where"
+    )
+    parts.append(" `circuit-phases compare` is told.\n")
+    findings = {"claims": tables.CLAIMS, "census": tables.CENSUS, "departures": tables.DEPARTURES}
+    parts += [_table(f"{name}.parquet", schema, level=3) for name, schema in findings.items()]
+    parts.append(_table("the comparison", tables.COMPARISON, level=3))
     parts.append("\n## Worlds\n\nOne folder a world, `results/datasets/WORLD/`.\n")
     worlds = {
         "class_means.parquet": tables.VECTORS["class"],
@@ -89,6 +100,33 @@ def seeds_page() -> str:
     return "".join(parts)
 
 
+def reproduction_page() -> str:
+    """The page as it is written, with the table of claims made anew."""
+    before, _, rest = (FOLDER / "reproduction.md").read_text().partition(CLAIMS_BEGIN)
+    return before + CLAIMS_BEGIN + _claims() + CLAIMS_END + rest.partition(CLAIMS_END)[2]
+
+
+def _claims() -> str:
+    configuration = load_configuration(ROOT / "config.yaml")
+    experiments = {
+        name: [(series, settings.parameters) for series, settings in configuration.series(name)]
+        for name in configuration.experiments
+    }
+    found = claims_table(
+        experiments, stages.claim_evidence({name: REFERENCE / f"{name}.parquet" for name in CLAIM_TABLES})
+    )
+    counts = found["verdict"].value_counts()
+    told = ", ".join(f"{counts.get(name, 0)} {name}" for name in ("reproduced", "not reproduced", "unclear"))
+    lines = [f"\nOf {len(found)} claims: {told}.\n\n"]
+    lines.append("| figure | the paper | what must hold in a run | came out | runs | numbers, by series and seed |\n")
+    lines.append("|---|---|---|---|---|---|\n")
+    for row in found.itertuples():
+        verdict = f"{row.verdict} ({row.reason})" if row.verdict == "unclear" else row.verdict
+        runs = f"{row.runs_held} of {row.runs_decided}"
+        lines.append(f"| {row.figure} | {row.paper} | {row.rule} | {verdict} | {runs} | {row.numbers or '-'} |\n")
+    return "".join([*lines, "\n"])
+
+
 def _phase_cell(rows: pd.DataFrame) -> str:
     return (
         "; ".join(
@@ -124,7 +162,12 @@ def _value(value: Any) -> str:
     return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
-PAGES = {"tables.md": tables_page, "parameters.md": parameters_page, "seeds.md": seeds_page}
+PAGES = {
+    "tables.md": tables_page,
+    "parameters.md": parameters_page,
+    "seeds.md": seeds_page,
+    "reproduction.md": reproduction_page,
+}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

@@ -62,6 +62,21 @@ def test_every_combination_of_varied_parameters_is_a_run_with_a_label() -> None:
     assert all(each.seeds == (0, 1, 2) for each, _ in series)
 
 
+def test_named_series_carry_their_names_and_their_own_parameters() -> None:
+    entry = {"set": {"K": 32}, "series": {"full model": {}, "NCC": {"masks": [["self"], ["self"]], "K": 128}}}
+    series = parse_configuration(with_change("experiments.masked", entry)).series("masked")
+    assert [each.label for each, _ in series] == ["full model", "NCC"]
+    assert [settings.world.K for _, settings in series] == [32, 128]
+    assert [settings.model.masks for _, settings in series] == [None, (("self",), ("self",))]
+
+
+def test_named_series_and_varied_parameters_are_combined() -> None:
+    entry = {"series": {"wide": {"heads": 2}, "deep": {"layers": 3}}, "vary": {"T": [2, 5]}}
+    series = parse_configuration(with_change("experiments.both", entry)).series("both")
+    assert [each.label for each, _ in series] == ["wide, T = 2", "wide, T = 5", "deep, T = 2", "deep, T = 5"]
+    assert [each.run for each, _ in series][1::2] == ["paper,T=5,heads=2", "paper,T=5,layers=3"]
+
+
 def test_a_run_asked_for_twice_is_trained_once() -> None:
     runs = [(each.settings.name, each.seed) for each in parse_configuration(GOOD).run_seeds("training")]
     assert runs.count(("paper", 0)) == 1
@@ -127,6 +142,9 @@ def test_defaults_reach_every_run_and_experiments_overrule_them() -> None:
         ("experiments.base.variant", "code", "variant = 'code' is not known (choose from paper, released_code)."),
         ("experiments.base.vary", {"T": []}, "experiments.base: vary.T = [] is not allowed (at least one value)."),
         ("experiments.base.vary", {"T": 2}, "experiments.base.vary: T = 2 is not allowed (a valid list)."),
+        ("experiments.base.series", {"one": None}, "experiments.base.series: one = None is not allowed"),
+        ("experiments.base.series", {"one": {"TT": 2}}, "experiments.base: TT = 2: there is no such parameter"),
+        ("experiments.sweep.series", {"one": {"T": 4}}, "series.one: T = 4 is not allowed (vary sets T too)."),
         ("experiments.base.seeds", 0, "experiments.base: seeds = 0 is not allowed"),
         ("experiments.base.seeds", [1, 1], "experiments.base: seeds = [1, 1] is not allowed"),
         ("experiments.base.seed", 1, "experiments.base: seed = 1: there is no such key."),

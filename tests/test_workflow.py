@@ -32,16 +32,22 @@ CONFIG = {
         "own_sweep": {"vary": {"T": [2, 3]}},
     },
     "figures": {
+        "fig01": {"experiment": "base"},
         "fig02": {"experiment": "base"},
         "fig04": {"experiment": "base"},
         "fig12": {"experiment": "induction_head"},
         "fig14": {"experiment": "class_frequencies"},
+        "census": {"experiment": "base"},
+        "film": {"experiment": "base", "draw": "animation"},
     },
     "headline": ["fig04"],
 }
 INDUCTION = (
     "paper,T=1,K=8,L=4,N=2,D=11,P=5,p_B=1,evaluation_sequences=64,max_steps=40,evaluation_interval=10,checkpoints=4"
 )
+
+RULES = {"dataset", "class_frequencies", "train", "circuits", "theory", "phases", "table", "figure", "animate"}
+RULES |= {"finding", "claims"}
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,7 @@ class Project:
         assert outcome.returncode == 0, outcome.stdout + outcome.stderr
         text = outcome.stdout + outcome.stderr
         jobs = re.findall(r"^(?:local)?rule (\w+):$", text, flags=re.MULTILINE)
-        return Counter(job for job in jobs if job in {"dataset", "class_frequencies", "train", "circuits", "theory",
-                                                      "phases", "table", "figure"})  # fmt: skip
+        return Counter(job for job in jobs if job in RULES)
 
     @contextmanager
     def changed(self, file: str, old: str, new: str) -> Iterator[None]:
@@ -115,9 +120,13 @@ def test_the_whole_workflow_leaves_every_table_and_figure(project: Project) -> N
         table = pq.read_table(project.folder / "results" / "tables" / f"{name}.parquet")
         assert table.schema.names == tables.RUN_TABLES[name].names
         assert all(field.metadata[b"description"] for field in table.schema)
-    for name in ("fig02", "fig04", "fig12", "fig14", "own_sweep"):
+    for name in ("fig01", "fig02", "fig04", "fig12", "fig14", "own_sweep", "census"):
         for ending in ("pdf", "png"):
             assert (project.folder / "results" / "figures" / f"{name}.{ending}").stat().st_size > 1000
+    for ending in ("gif", "mp4"):
+        assert (project.folder / "results" / "figures" / f"film.{ending}").stat().st_size > 1000
+    census = pq.read_table(project.folder / "results" / "tables" / "census.parquet")
+    assert census.schema.names == tables.CENSUS.names
     assert list((project.folder / "results" / "datasets").glob("*/label_tables.parquet"))
 
 
@@ -127,6 +136,19 @@ def test_runs_with_equal_parameters_are_trained_once(project: Project) -> None:
     # base (2 seeds), induction_head, and of own_sweep T = 2 alone: T = 3 is base.
     assert len(runs) == 2 + 1 + 1
     assert set(runs["steps"]) == {40}
+
+
+def test_claims_are_decided_from_the_tables_and_are_unclear_where_nothing_ran(project: Project) -> None:
+    claims = project.table("claims").set_index("claim")
+    training = project.table("training").query("run == @INDUCTION and split == 'iid'")
+    assert not training.empty
+    assert claims.loc["induction_head", "runs_decided"] == 1
+    assert claims.loc["phase_3_accuracy", ["verdict", "runs_held", "runs_expected"]].tolist() == [
+        "not reproduced",
+        0,
+        2,
+    ]
+    assert claims.loc["masked_scc_formula", ["verdict", "reason"]].tolist() == ["unclear", "not run"]
 
 
 def test_circuits_are_what_the_formulas_give_on_the_attention_table(project: Project) -> None:
@@ -157,8 +179,18 @@ def test_changing_one_drawing_redraws_its_figure_alone(project: Project) -> None
 
 def test_changing_the_metrics_reruns_analysis_and_figures_but_no_training(project: Project) -> None:
     with project.changed("src/circuit_phases/circuits.py", "CHUNK = 256", "CHUNK = 128"):
-        # 4 runs; the tables of attention and circuits; all figures but fig14, which shows neither.
-        assert project.stale() == {"circuits": 4, "table": 2, "figure": 4}
+        # 4 runs; the tables of attention and circuits; the figures that show either, and the film.
+        assert project.stale() == {"circuits": 4, "table": 2, "figure": 4, "animate": 1, "claims": 1}
+
+
+def test_changing_how_a_claim_is_judged_decides_the_claims_anew_and_no_more(project: Project) -> None:
+    with project.changed("src/circuit_phases/claims.py", "AGREEMENT = 0.8", "AGREEMENT = 0.9"):
+        assert project.stale() == {"claims": 1}
+
+
+def test_a_figure_kept_with_a_table_is_asked_for_with_it(project: Project) -> None:
+    with project.changed("src/circuit_phases/census.py", "CONFIDENCE = 0.95", "CONFIDENCE = 0.9"):
+        assert project.stale("census") == {"figure": 1, "finding": 1}
 
 
 def test_changing_the_model_reruns_training_and_what_follows(project: Project) -> None:

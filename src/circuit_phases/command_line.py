@@ -23,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one step; a mistake ends in one line and exit code 1."""
     options = _parser().parse_args(arguments)
     with job_log():
+        if options.step == "compare":
+            raise SystemExit(stages.compare_tables(options.mine, options.reference, options.table))
         settings = _settings(options.variant, options.set)
         paths = Paths(options.results)
         _STEPS[options.step](settings, options.seed, paths, options)
@@ -76,7 +78,20 @@ def _parser() -> argparse.ArgumentParser:
         if name == "train":
             step.add_argument("--device", choices=DEVICES, default="auto", help="device to train on")
         step.add_argument("--threads", type=int, default=1, help="threads to use")
+    _add_compare(steps)
     return parser
+
+
+def _add_compare(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    step = steps.add_parser(
+        "compare",
+        help="your tables against those of a finished run",
+        description="Compare two folders of tables run by run: last accuracy, phases, plateaus and steps. Exit code 0: "
+        "all equal or close; 2: something differs; 3: nothing differs, but a run of the reference is missing.",
+    )
+    step.add_argument("mine", type=Path, metavar="MY_TABLES", help="such as results/tables")
+    step.add_argument("reference", type=Path, metavar="REFERENCE_TABLES", help="such as results/reference/tables")
+    step.add_argument("--table", type=Path, metavar="FILE", help="keep every quantity in this Parquet file")
 
 
 def _settings(variant: str, assignments: Sequence[str]) -> RunSettings:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from circuit_phases.figures import FIGURES, UNTRAINED_TABLES
-from circuit_phases.figures.data import Series
+from circuit_phases.figures import DRAWINGS, DRAWINGS_OF_MAPS, UNTRAINED_TABLES
+from circuit_phases.figures.data import Moment, Series
 from circuit_phases.files import UserError
 from circuit_phases.phases import PhaseSettings
 from circuit_phases.settings import GROUPS, Natural, Positive, RuleBroken, RunSettings, Settings, nearest
@@ -21,10 +21,13 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 class Experiment(Settings):
-    """One entry of `experiments`: fixed parameters, varied ones, and seeds."""
+    """One entry of `experiments`: fixed parameters, named series, varied ones, and seeds."""
 
     variant: str | None = Field(None, description="paper or released_code; null: the one under defaults")
     set: dict[str, Any] = Field({}, description="parameters of all its runs")
+    series: dict[str, dict[str, Any]] = Field(
+        {}, description="series by name, each with its own parameters; every combination with `vary` is run"
+    )
     vary: dict[str, list[Any]] = Field({}, description="parameters to vary; every combination is run")
     seeds: tuple[Natural, ...] = Field((0,), description="training seeds: a number n (0 to n - 1) or a list")
 
@@ -49,11 +52,22 @@ class Experiment(Settings):
                 raise RuleBroken(f"vary.{name} = [] is not allowed (at least one value).")
         return vary
 
-    def combinations(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """The varied parameters of each run, and all of its own parameters."""
-        for values in itertools.product(*self.vary.values()):
+    @model_validator(mode="after")
+    def _a_parameter_is_named_or_varied(self) -> Self:
+        for name, parameters in self.series.items():
+            for key in self.vary.keys() & parameters.keys():
+                raise RuleBroken(f"series.{name}: {key} = {parameters[key]} is not allowed (vary sets {key} too).")
+        return self
+
+    def combinations(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The label of each configuration, empty if there is but one, and all of its own parameters."""
+        shared = ({"variant": self.variant} if self.variant else {}) | self.set
+        for (name, own), values in itertools.product(
+            self.series.items() or [("", {})], itertools.product(*self.vary.values())
+        ):
             varied = dict(zip(self.vary, values, strict=True))
-            yield varied, ({"variant": self.variant} if self.variant else {}) | self.set | varied
+            label = ", ".join([name] * bool(name) + [f"{key} = {value}" for key, value in varied.items()])
+            yield label, shared | own | varied
 
 
 class FigureEntry(Settings):
@@ -61,6 +75,20 @@ class FigureEntry(Settings):
 
     experiment: str = Field(description="the experiment that it is drawn from")
     draw: str | None = Field(None, description="the drawing; if it is left out, the figure's own name")
+    maps: dict[str, tuple[Moment, ...]] = Field(
+        {},
+        description=(
+            "drawings sweep_maps and maps: the series whose attention maps are shown, and when: "
+            "early (on the first plateau), full (where accuracy has come to its highest)"
+        ),
+    )
+
+    @field_validator("maps", mode="before")
+    @classmethod
+    def _maps(cls, maps: Any) -> Any:
+        if not isinstance(maps, dict):
+            return maps
+        return {name: tuple(moments) if isinstance(moments, list) else moments for name, moments in maps.items()}
 
 
 class Configuration(Settings):
@@ -90,10 +118,12 @@ class Configuration(Settings):
             if figure.experiment not in self.experiments:
                 hint = nearest(figure.experiment, self.experiments)
                 raise RuleBroken(f"figures.{name}: experiment = {figure.experiment} is not in experiments{hint}.")
-            if (figure.draw or name) not in FIGURES:
-                raise RuleBroken(
-                    f"figures.{name}: draw = {figure.draw or name} is not a drawing (choose from {', '.join(FIGURES)})."
-                )
+            draw = figure.draw or name
+            if draw not in DRAWINGS:
+                choices = ", ".join(DRAWINGS)
+                raise RuleBroken(f"figures.{name}: draw = {draw} is not a drawing (choose from {choices}).")
+            if figure.maps and draw not in DRAWINGS_OF_MAPS:
+                raise RuleBroken(f"figures.{name}: maps needs draw: {' or '.join(sorted(DRAWINGS_OF_MAPS))}.")
         named = {figure.experiment for figure in self.figures.values()}
         for name in self.experiments:
             if name in self.figures and name not in named:
@@ -111,6 +141,12 @@ class Configuration(Settings):
             raise RuleBroken(f"defaults: {one_line(error)}") from error
         for name in self.experiments:
             self.series(name)
+        for name, figure in self.figures.items():
+            labels = [series.label for series, _ in self.series(figure.experiment)]
+            for label in figure.maps.keys() - set(labels):
+                raise RuleBroken(
+                    f"figures.{name}: maps.{label} is not a series of it (choose from {', '.join(labels)})."
+                )
         return self
 
     def series(self, experiment: str) -> list[tuple[Series, RunSettings]]:
@@ -118,18 +154,21 @@ class Configuration(Settings):
         entry = self.experiments[experiment]
         seeds = entry.seeds[: self.seeds_limit]
         found = []
-        for varied, parameters in entry.combinations():
+        for label, parameters in entry.combinations():
             try:
                 settings = RunSettings.from_parameters(**self.defaults | parameters)
             except (ValidationError, RuleBroken) as error:
                 raise RuleBroken(f"experiments.{experiment}: {one_line(error)}") from error
-            label = ", ".join(f"{key} = {value}" for key, value in varied.items()) or experiment
-            found.append((Series(label, settings.name, seeds), settings))
+            found.append((Series(label or experiment, settings.name, seeds), settings))
         return found
 
     def figure_series(self, figure: str) -> list[tuple[Series, RunSettings]]:
         """The configurations that a figure draws."""
-        return self.series(self.figures_in_scope[figure].experiment)
+        entry = self.figures_in_scope[figure]
+        return [
+            (replace(series, maps=entry.maps.get(series.label, ())), settings)
+            for series, settings in self.series(entry.experiment)
+        ]
 
     def drawing(self, figure: str) -> str:
         """The drawing that a figure uses."""
@@ -151,7 +190,7 @@ class Configuration(Settings):
         """
         needed: dict[tuple[str, int], RunSeed] = {}
         for name, figure in self.figures_in_scope.items():
-            tables = FIGURES[figure.draw or name]
+            tables = DRAWINGS[figure.draw or name]
             if table in tables or (table not in UNTRAINED_TABLES and not UNTRAINED_TABLES.issuperset(tables)):
                 for series, settings in self.series(figure.experiment):
                     needed |= {(settings.name, seed): RunSeed(settings, seed) for seed in series.seeds}

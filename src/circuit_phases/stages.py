@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 
 from circuit_phases import tables
 from circuit_phases.settings import RunSettings
 
 if TYPE_CHECKING:
-    from circuit_phases.figures.data import Series
+    from circuit_phases.figures.data import FigureData, Series
     from circuit_phases.phases import PhaseSettings
     from circuit_phases.trainer import Device
     from circuit_phases.world import World
@@ -111,6 +112,27 @@ def collect(name: str, sources: Sequence[Path | str], path: Path) -> None:
     tables.write_table(path, tables.concatenate(sources, schema), schema)
 
 
+def decide_claims(
+    experiments: Mapping[str, Sequence[tuple[Series, Mapping[str, Any]]]],
+    sources: Mapping[str, Path | str],
+    path: Path,
+) -> None:
+    """What came out of every claim of the paper, from tables over all runs."""
+    from circuit_phases.claims import claims_table
+
+    tables.write_table(path, claims_table(experiments, claim_evidence(sources)), tables.CLAIMS)
+
+
+def claim_evidence(sources: Mapping[str, Path | str]) -> dict[str, pd.DataFrame]:
+    """The tables that claims are decided from, without the rows of single tasks and of training batches."""
+    from circuit_phases.claims import TABLES
+
+    found = {name: tables.read_table(sources[name], tables.RUN_TABLES[name]) for name in TABLES}
+    training = found["training"]
+    found["training"] = training.filter(pc.field("task").is_null() & (pc.field("split") != "train"))
+    return {name: tables.to_frame(table) for name, table in found.items()}
+
+
 def draw_figure(
     drawing: str,
     series: Sequence[Series],
@@ -120,18 +142,69 @@ def draw_figure(
     png: Path,
 ) -> None:
     """Draw a figure from the tables of its runs, whose phases were found by the given rules."""
-    from circuit_phases.figures.data import FigureData
     from circuit_phases.figures.drawing import draw, save
 
-    frames = {
-        name: tables.to_frame(tables.concatenate(paths, tables.RUN_TABLES[name])) for name, paths in sources.items()
-    }
-    save(draw(drawing, FigureData(tuple(series), frames, rules)), pdf, png)
+    save(draw(drawing, _figure_data(series, sources, rules)), pdf, png)
+
+
+def keep_finding(
+    drawing: str, series: Sequence[Series], sources: Mapping[str, Sequence[Path | str]], path: Path
+) -> None:
+    """The table that stands beside a figure of many runs."""
+    from circuit_phases.census import census_table
+    from circuit_phases.departures import departures_table
+    from circuit_phases.phases import PhaseSettings
+
+    table, schema = {
+        "census": (census_table, tables.CENSUS),
+        "departures": (departures_table, tables.DEPARTURES),
+    }[drawing]
+    tables.write_table(path, table(_figure_data(series, sources, PhaseSettings())), schema)
+
+
+def compare_tables(mine: Path, reference: Path, table: Path | None) -> int:
+    """Print how two folders of tables compare, keep it in a file if one is named, and return the exit code."""
+    from circuit_phases import compare
+
+    sides = [
+        {name: tables.read_frame(folder / f"{name}.parquet", tables.RUN_TABLES[name]) for name in compare.TABLES}
+        for folder in (mine, reference)
+    ]
+    found = compare.comparison(*sides)
+    print(compare.report(found))
+    if table is not None:
+        tables.write_table(table, found, tables.COMPARISON)
+    return compare.exit_code(found)
+
+
+def animate(series: Sequence[Series], sources: Mapping[str, Sequence[Path | str]], gif: Path, mp4: Path) -> None:
+    """Attention and accuracy over the training of the first run, as two films."""
+    from circuit_phases.figures.animation import animation, save_films
+    from circuit_phases.phases import PhaseSettings
+
+    save_films(animation(_figure_data(series, sources, PhaseSettings())), gif, mp4)
 
 
 def run_settings(parameters: Mapping[str, Any]) -> RunSettings:
     """Settings from their flat parameters."""
     return RunSettings.from_parameters(**parameters)
+
+
+def _figure_data(
+    series: Sequence[Series], sources: Mapping[str, Sequence[Path | str]], rules: PhaseSettings
+) -> FigureData:
+    from circuit_phases.figures.data import FigureData
+
+    runs = [(one.run, seed) for one in series for seed in one.seeds]
+    frames = {
+        name: tables.to_frame(
+            tables.concatenate_datasets(name, paths, runs)
+            if name in tables.DATASET_TABLES
+            else tables.concatenate(paths, tables.RUN_TABLES[name])
+        )
+        for name, paths in sources.items()
+    }
+    return FigureData(tuple(series), frames, rules)
 
 
 def _world(settings: RunSettings, seed: int, dataset: Path) -> World:

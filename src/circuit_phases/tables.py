@@ -121,6 +121,70 @@ CLASS_FREQUENCIES = _schema(
     ("observed", pa.float64(), "share of the frozen evaluation sequences whose query is of this class"),
 )
 
+CLAIMS = _schema(
+    "Every claim of the paper, the test that decides it, and what came out",
+    ("claim", pa.string(), "its name"),
+    ("figure", pa.string(), "figure of the paper that shows it"),
+    ("paper", pa.string(), "what the paper says"),
+    ("experiments", pa.string(), "experiments of config.yaml that it is decided from"),
+    ("rule", pa.string(), "what must hold in a run"),
+    ("verdict", pa.string(), "reproduced: it holds in at least 80 % of the runs that can tell; "
+     "not reproduced: in at most 20 %; unclear: between, or too few runs can tell"),
+    ("reason", pa.string(), "why it is unclear; null where it is not"),
+    ("numbers", pa.string(), "what decided, by series and seed in the order of config.yaml"),
+    ("seeds", pa.string(), "training seeds of the runs looked at"),
+    ("runs_held", pa.int64(), "runs in which it holds"),
+    ("runs_decided", pa.int64(), "runs that can tell"),
+    ("runs_expected", pa.int64(), "runs that config.yaml asks for in the series looked at"),
+)  # fmt: skip
+
+CENSUS = _schema(
+    "The phase census: every run's outcome and world, and statistics over runs",
+    ("configuration", pa.string(), "name of the configuration, without its world's seed"),
+    ("world_seed", pa.int64(), "seed of the world; null: over all worlds"),
+    ("seed", pa.int64(), "seed of the training; null: over all runs"),
+    ("quantity", pa.string(), "all_phases, skips_1, skips_2, no_phase_3 (1 if so; skips: Phase 3 came without it); "
+     "phase_k_start, phase_k_end, solved_step (first accuracy of 0.99), in steps; ncc_ceiling, scc_ceiling; "
+     "scc_gain: SCC's over NCC's; fcc_gain: FCC's over SCC's; labels_per_task, shared_labels, count_distance, "
+     "shared_pairs: docs/method.md"),
+    ("statistic", pa.string(), "value: of one run; rate: share of runs; median: over runs; quartile_decades: between "
+     "the quartiles, log10; variance_between_worlds: share of it; rank_correlation: over worlds, with the predictor"),
+    ("predictor", pa.string(), "the world's quantity that a rank correlation is with; null for all else"),
+    ("estimate", pa.float64(), "the value; null where it is not defined, as for outcomes that are all the same"),
+    ("low", pa.float64(), "lower end of the 95 % interval: Wilson's of a rate, bootstrap of a median or spread"),
+    ("high", pa.float64(), "upper end of the 95 % interval"),
+    ("p_value", pa.float64(), "by permutation: of runs among worlds, or of outcomes among worlds"),
+    ("observations", pa.int64(), "runs, or for a rank correlation worlds, that it rests on"),
+)  # fmt: skip
+
+DEPARTURES = _schema(
+    "The grid of departures from the paper's text: what came of each",
+    _RUN,
+    _SEED,
+    *((name, pa.bool_() if name == "output_projection" else pa.string(), "the run's choice: runs.parquet")
+      for name in ("positions", "label_tables", "output_projection", "label_vectors")),
+    ("phases", pa.string(), "the phases that the run went through, by the rule plateau; none if there was none"),
+    *((f"phase_{number}_{edge}", pa.int64() if edge in ("start", "end") else pa.float64(), f"Phase {number}'s {what}")
+      for number in (1, 2, 3)
+      for edge, what in {"start": "first step", "end": "last step", "accuracy": "median accuracy",
+                         "ceiling": "best accuracy in this world"}.items()),
+    ("last_accuracy", pa.float64(), "median of the last ten evaluations"),
+    ("solved_step", pa.int64(), "first step with accuracy 0.99 or more; null: never"),
+    ("steps", pa.int64(), "gradient steps taken"),
+)  # fmt: skip
+
+COMPARISON = _schema(
+    "Two folders of tables against each other, run by run",
+    _RUN,
+    _SEED,
+    ("quantity", pa.string(), "last_accuracy: median of the last ten evaluations; steps: gradient steps taken; "
+     "phase_k_accuracy, phase_k_start, phase_k_end: of the plateau of Phase k"),
+    ("mine", pa.float64(), "on one side; null where it did not come or is missing"),
+    ("reference", pa.float64(), "on the other side"),
+    ("verdict", pa.string(), "equal; close: accuracies within 0.02, steps within a factor of 1.26; different; "
+     "missing: the run is on one side alone"),
+)  # fmt: skip
+
 LABEL_TABLES = _schema(
     "The label of every class under every task",
     ("task", pa.int64(), "task tau, from 1"),
@@ -148,6 +212,8 @@ EVALUATION_SEQUENCES = _schema(
     ("items", pa.list_(pa.float32()), "the N + 1 items' content, one after another, (N + 1) D entries"),
 )
 
+DATASET_TABLES: dict[str, pa.Schema] = {"label_tables": LABEL_TABLES, "evaluation_sequences": EVALUATION_SEQUENCES}
+"""The tables of a world that figures read, by name; every run on that world reads the same."""
 
 RUN_TABLES: dict[str, pa.Schema] = {
     "runs": RUNS,
@@ -159,6 +225,12 @@ RUN_TABLES: dict[str, pa.Schema] = {
     "class_frequencies": CLASS_FREQUENCIES,
 }
 """The tables collected over runs, by name."""
+
+FIGURE_TABLES = RUN_TABLES | {
+    name: pa.schema([*(pa.field(*field[:2]) for field in (_RUN, _SEED)), *schema])
+    for name, schema in DATASET_TABLES.items()
+}
+"""The tables as figures read them: those of runs, and those of their worlds with `run` and `seed`."""
 
 
 def write_table(path: Path | str, table: pa.Table | pd.DataFrame, schema: pa.Schema) -> None:
@@ -216,6 +288,18 @@ def concatenate(paths: Iterable[Path | str], schema: pa.Schema) -> pa.Table:
     """One table from many with the same schema, in the given order."""
     tables = [read_table(path, schema).select(schema.names) for path in paths]
     return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def concatenate_datasets(name: str, paths: Iterable[Path | str], runs: Iterable[tuple[str, int]]) -> pa.Table:
+    """One table of `FIGURE_TABLES` from that of each run's world."""
+    schema = FIGURE_TABLES[name]
+    found = []
+    for path, (run, seed) in zip(paths, runs, strict=True):
+        table = read_table(path, DATASET_TABLES[name])
+        identity = {"run": [run] * len(table), "seed": [seed] * len(table)}
+        columns = {**identity, **{column: table[column] for column in DATASET_TABLES[name].names}}
+        found.append(pa.table(columns, schema=schema))
+    return pa.concat_tables(found)
 
 
 def table_from_rows(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:

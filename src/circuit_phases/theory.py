@@ -77,21 +77,6 @@ def theory_table(ceilings: Iterable[Ceiling], run: str, seed: int) -> pa.Table:
     return table_from_rows([{"run": run, "seed": seed, **vars(ceiling)} for ceiling in ceilings], THEORY)
 
 
-def paper_formula(K: int, N: int = 4) -> float:
-    """The SCC's accuracy in the simplified world: K = L, two disjoint tables (paper, Sec. 4.3 and App. D).
-
-    p + (1 - p) / 2, where p = 1 - C(K - 2, N) / C(K - 1, N) is the probability that the context holds
-    the query's label under the other task, which rules that task out.
-
-    Raises:
-        ValueError: unless 1 <= N < K.
-    """
-    if not 1 <= N < K:
-        raise ValueError(f"N = {N} is not allowed (1 <= N < K = {K}).")
-    p = 1 - comb(K - 2, N) / comb(K - 1, N)
-    return p + (1 - p) / 2
-
-
 def _non_context(world: World) -> float:
     """sum_k f(k) max_l sum_tau f(tau) [label of k under tau is l]; the query's class always follows f(k)."""
     return float(_best_label(world.task_frequencies, world.label_tables) @ world.class_frequencies)

@@ -3,8 +3,10 @@ from pathlib import Path
 
 from circuit_phases.code_digest import code_digest
 from circuit_phases.configuration import parse_configuration
-from circuit_phases.figures import FIGURES, UNTRAINED_TABLES
+from circuit_phases.claims import TABLES as CLAIM_TABLES
+from circuit_phases.figures import ANIMATIONS, DRAWINGS, FINDINGS, UNTRAINED_TABLES
 from circuit_phases.files import UserError, require_writable
+from circuit_phases.tables import DATASET_TABLES
 from snakemake.exceptions import WorkflowError
 
 try:
@@ -34,14 +36,24 @@ SEED_GROUPS = (
     else []
 )
 DATASETS = {each.dataset: each for each in RUN_SEEDS.values()}
-FIGURE_NAMES = list(configuration.figures_in_scope)
+ANIMATION_NAMES, FINDING_NAMES = (
+    [
+        name
+        for name in configuration.figures_in_scope
+        if configuration.drawing(name) in drawings
+    ]
+    for drawings in (ANIMATIONS, FINDINGS)
+)
+FIGURE_NAMES = [
+    name for name in configuration.figures_in_scope if name not in ANIMATION_NAMES
+]
 
 
 wildcard_constraints:
     run="[^/]+",
     seed=r"\d+",
     dataset="[^/]+",
-    table="|".join((*TABLES, *UNTRAINED_TABLES)),
+    table="|".join((*TABLES, *UNTRAINED_TABLES - DATASET_TABLES.keys())),
     figure="|".join(FIGURE_NAMES),
 
 
@@ -56,7 +68,11 @@ def dataset_of(wildcards):
 
 
 def table_paths(table, run_seeds):
-    """The per-run files of a table."""
+    """The per-run files of a table, or those of the runs' worlds."""
+    if table in DATASET_TABLES:
+        return [
+            f"{RESULTS}/datasets/{each.dataset}/{table}.parquet" for each in run_seeds
+        ]
     name = "run" if table == "runs" else table
     return [
         f"{RESULTS}/runs/{each.settings.name}/seed-{each.seed}/{name}.parquet"
@@ -70,13 +86,39 @@ def figure_tables(wildcards):
     pairs = [(settings.name, seed) for each, settings in series for seed in each.seeds]
     return {
         table: table_paths(table, [RUN_SEEDS[pair] for pair in pairs])
-        for table in FIGURES[configuration.drawing(wildcards.figure)]
+        for table in DRAWINGS[configuration.drawing(wildcards.figure)]
     }
 
 
 def figure_series(wildcards):
-    """The label, run and seeds of each series of a figure."""
+    """The label, run, seeds and moments with maps of each series of a figure."""
     return [
-        {"label": each.label, "run": each.run, "seeds": list(each.seeds)}
+        {
+            "label": each.label,
+            "run": each.run,
+            "seeds": list(each.seeds),
+            "maps": list(each.maps),
+        }
         for each, _ in configuration.figure_series(wildcards.figure)
+    ]
+
+
+def figure_outputs(figure):
+    """All that a figure of config.yaml leaves: its films, or its page and the table kept beside it."""
+    if figure in ANIMATION_NAMES:
+        return [f"{RESULTS}/figures/{figure}.{ending}" for ending in ("gif", "mp4")]
+    table = [f"{RESULTS}/tables/{figure}.parquet"] if figure in FINDING_NAMES else []
+    return [f"{RESULTS}/figures/{figure}.pdf", *table]
+
+
+def series_of(experiment):
+    """The label, run, seeds and parameters of each series of an experiment."""
+    return [
+        {
+            "label": each.label,
+            "run": each.run,
+            "seeds": list(each.seeds),
+            "parameters": settings.parameters,
+        }
+        for each, settings in configuration.series(experiment)
     ]

@@ -38,11 +38,41 @@ rule headline:
         expand(rules.figure.output.pdf, figure=configuration.headline),
 
 
-# `snakemake fig04` makes one figure.
-for figure in FIGURE_NAMES:
+rule animate:
+    input:
+        unpack(figure_tables),
+    output:
+        gif=f"{RESULTS}/figures/{{figure}}.gif",
+        mp4=f"{RESULTS}/figures/{{figure}}.mp4",
+    log:
+        f"{RESULTS}/logs/animate/{{figure}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/animate/{{figure}}.tsv"
+    wildcard_constraints:
+        figure="|".join(ANIMATION_NAMES),
+    conda:
+        "../envs/circuit-phases.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=lambda wildcards, attempt: 15 * attempt,
+    params:
+        series=figure_series,
+        code=code_digest("figures.animation"),
+    script:
+        "../scripts/animate.py"
+
+
+rule animations:
+    input:
+        expand(rules.animate.output, figure=ANIMATION_NAMES),
+
+
+# `snakemake fig04` makes one figure, `snakemake animation` both of its films.
+for figure in configuration.figures_in_scope:
 
     rule:
         name:
             figure
         input:
-            f"{RESULTS}/figures/{figure}.pdf",
+            figure_outputs(figure),

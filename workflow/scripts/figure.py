@@ -10,7 +10,10 @@ with job_log(snakemake.log[0]):
     drawing = snakemake.params.drawing
     draw_figure(
         drawing,
-        [Series(each["label"], each["run"], tuple(each["seeds"])) for each in snakemake.params.series],
+        [
+            Series(each["label"], each["run"], tuple(each["seeds"]), tuple(each["maps"]))
+            for each in snakemake.params.series
+        ],
         {table: snakemake.input.get(table) for table in FIGURES[drawing]},
         rules=PhaseSettings(**snakemake.params.phases),
         pdf=Path(snakemake.output.pdf),

@@ -1,20 +1,49 @@
-"""One module per figure; each is a pure function of tables.
+"""One module per drawing; each is a pure function of tables.
 
 `FIGURES` names every module here and the tables that it reads; the module's `figure(data)` draws it.
 """
 
 from __future__ import annotations
 
+from circuit_phases.tables import DATASET_TABLES
+
 FIGURES: dict[str, tuple[str, ...]] = {
+    "fig01": ("label_tables", "evaluation_sequences"),
     "fig02": ("training", "attention", "phases", "theory"),
     "fig03": ("training", "phases"),
     "fig04": ("training", "circuits", "phases"),
     "fig06": ("training", "phases", "theory"),
+    "fig11": ("attention", "evaluation_sequences"),
     "fig12": ("training", "attention", "phases"),
     "fig14": ("class_frequencies",),
-    "curves": ("training", "circuits", "phases"),
     "seeds": ("training", "phases", "theory"),
+    "curves": ("training", "circuits", "phases", "theory"),
+    "sweep": ("training", "phases", "theory"),
+    "sweep_loss": ("training", "phases", "theory"),
+    "sweep_tasks": ("training", "phases", "theory"),
+    "sweep_maps": ("training", "phases", "theory", "attention", "circuits"),
+    "maps": ("training", "phases", "attention", "circuits"),
+    "masked_scc": ("training", "theory", "runs"),
+    "pruning": ("training", "phases", "theory", "attention"),
+    "head_metrics": ("training", "phases", "attention", "circuits"),
+    "hidden_scc": ("training", "phases", "attention", "circuits"),
+    "census": ("runs", "training", "phases", "theory", "label_tables"),
+    "departures": ("runs", "training", "phases", "theory"),
 }
 
-UNTRAINED_TABLES = frozenset({"class_frequencies"})
+ANIMATIONS: dict[str, tuple[str, ...]] = {
+    "animation": ("training", "attention", "phases", "theory"),
+}
+"""The drawings that move, in the same way."""
+
+DRAWINGS = FIGURES | ANIMATIONS
+"""All that can be drawn."""
+
+FINDINGS = ("census", "departures")
+"""The drawings of which a table is kept beside the figure."""
+
+DRAWINGS_OF_MAPS = frozenset({"sweep_maps", "maps"})
+"""The drawings that show attention maps of the series and moments that config.yaml names."""
+
+UNTRAINED_TABLES = frozenset({"class_frequencies", *DATASET_TABLES})
 """The tables that follow from the world alone."""

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from circuit_phases.phases import PhaseSettings
 
+Moment = Literal["early", "full"]
+"""A moment of training whose attention maps can be shown; `readings.moment_step` finds it."""
+
 
 @dataclass(frozen=True)
 class Series:
-    """One configuration of a figure, with its label and seeds in the order of config.yaml."""
+    """One configuration of a figure, with its label and seeds in the order of config.yaml.
+
+    `maps` names the moments at which its attention maps are drawn, by figures that draw them.
+    """
 
     label: str
     run: str
     seeds: tuple[int, ...]
+    maps: tuple[Moment, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -111,9 +111,11 @@ def seed_handles(series: Series, colour: str = INK) -> list[Artist]:
     return [dark, light] if others else [dark]
 
 
-def splits(data: FigureData, series: Series, split: str = "iid", column: str = "accuracy") -> list[pd.Series[float]]:
+def splits(
+    data: FigureData, series: Series, split: str = "iid", column: str = "accuracy", task: int | None = None
+) -> list[pd.Series[float]]:
     """The curve of every seed of a series."""
-    return [training_curve(data, series.run, seed, split, column) for seed in series.seeds]
+    return [training_curve(data, series.run, seed, split, column, task) for seed in series.seeds]
 
 
 def dark_note(series: Series) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log, sqrt
+from math import log, nan, sqrt
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figures.data import FigureData, Moment
 from circuit_phases.figures.style import CIRCUITS
 
 METRICS = {"bigram": "Bigram", "label_attention": "Label Attention", "chunk_example": "Chunk Example"}
@@ -24,6 +24,8 @@ class Phase:
     number: int | None
     start: int
     end: int
+    accuracy: float = nan
+    ceiling: float = nan
 
     @property
     def middle(self) -> float:
@@ -37,12 +39,12 @@ class Phase:
 
 
 def training_curve(
-    data: FigureData, run: str, seed: int, split: str = "iid", column: str = "accuracy"
+    data: FigureData, run: str, seed: int, split: str = "iid", column: str = "accuracy", task: int | None = None
 ) -> pd.Series[float]:
-    """`accuracy` or `loss` of all tasks together, indexed by step; step 0 has no place on a log axis."""
+    """`accuracy` or `loss` of one task, or of all together, by step; step 0 has no place on a log axis."""
     rows = data.table("training", run, seed)
-    rows = rows[(rows["split"] == split) & rows["task"].isna() & (rows["step"] > 0)]
-    return _by_step(rows, column)
+    of_task = rows["task"].isna() if task is None else (rows["task"] == task).fillna(False)
+    return _by_step(rows[(rows["split"] == split) & of_task & (rows["step"] > 0)], column)
 
 
 def circuit_curve(
@@ -80,9 +82,10 @@ def phases(data: FigureData, run: str, seed: int, rule: str = "plateau") -> list
     """The phases of one run by one rule, in the order in which they came."""
     rows = data.table("phases", run, seed)
     rows = rows[rows["rule"] == rule].sort_values("start_step")
+    columns = ["phase", "start_step", "end_step", "accuracy", "ceiling"]
     return [
-        Phase(None if pd.isna(number) else int(number), int(start), int(end))
-        for number, start, end in zip(rows["phase"], rows["start_step"], rows["end_step"], strict=True)
+        Phase(None if pd.isna(number) else int(number), int(start), int(end), float(accuracy), float(ceiling))
+        for number, start, end, accuracy, ceiling in rows[columns].itertuples(index=False)
     ]
 
 
@@ -101,6 +104,26 @@ def checkpoints(data: FigureData, run: str, seed: int) -> list[int]:
 def nearest(steps: Sequence[int], target: float) -> int:
     """The step that is nearest to `target` on a log axis."""
     return min(steps, key=lambda step: abs(log(max(step, 0.5) / target)))
+
+
+def final_accuracy(curve: pd.Series[float]) -> float:
+    """The median accuracy over the last tenth of training."""
+    return float(curve[curve.index >= 0.9 * curve.index[-1]].median())
+
+
+def moment_step(data: FigureData, run: str, seed: int, moment: Moment) -> int:
+    """The checkpoint of a moment.
+
+    early: the middle of the first plateau; if there is none, the first checkpoint from which accuracy
+    has come half the way to its highest. full: the first from which it has come to 0.99 of its highest.
+    """
+    saved = checkpoints(data, run, seed)
+    found = phases(data, run, seed)
+    if moment == "early" and found:
+        return nearest(saved, found[0].middle)
+    curve = training_curve(data, run, seed)
+    reached = curve.index[curve >= {"early": 0.5, "full": 0.99}[moment] * curve.max()][0]
+    return next((step for step in saved if step >= reached), saved[-1])
 
 
 def attention_map(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import wraps
-from itertools import cycle, product
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -29,8 +30,8 @@ CIRCUIT_COLOURS = {1: "#0072b2", 2: "#c77700", 3: "#00805c", None: "#777777"}
 CIRCUIT_TINTS = {1: "#d3e5f1", 2: "#fbe6c2", 3: "#cfeade", None: "#ececec"}
 LAYER_COLOURS = ("#332288", "#cc3311", "#117733", "#aa4499", "#0077aa")
 HEAD_STYLES: tuple[LineStyleType, ...] = ("-", "--", "-.", ":")
-SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#222222")
-"""Okabe and Ito's palette, the black last."""
+SERIES_COLOURS = ("#222222", "#aa4499", "#56b4e9", "#999933", "#882255", "#44aa99", "#cc6677")
+"""Black, then colours that are told apart without red or green (P. Tol's), none like a circuit's."""
 
 _SHEET = Path(__file__).with_name("circuit_phases.mplstyle")
 _NUMBER_AT_END = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?$", re.IGNORECASE)
@@ -57,7 +58,8 @@ def styled(draw: Callable[[FigureData], Figure]) -> Callable[[FigureData], Figur
 def series_looks(labels: Sequence[str]) -> list[tuple[str, LineStyleType]]:
     """A colour and a line style per series.
 
-    Dark to light by value where every label ends in a number; else Okabe and Ito's colours, solid, then dashed.
+    Dark to light by value where every label ends in a number. Else a label that begins with a circuit's
+    name has its colour, the others those of `SERIES_COLOURS`; solid, and dashed where a colour comes again.
     """
     numbers = [_NUMBER_AT_END.search(label.replace(",", "")) for label in labels]
     values = [float(number[0]) for number in numbers if number]
@@ -65,8 +67,14 @@ def series_looks(labels: Sequence[str]) -> list[tuple[str, LineStyleType]]:
         ranks = np.argsort(np.argsort(values))
         shades = matplotlib.colormaps["plasma"](0.85 * ranks / (len(values) - 1))
         return [(matplotlib.colors.to_hex(shade), "-") for shade in shades]
-    palette = product(HEAD_STYLES, SERIES_COLOURS)
-    return [(colour, line) for (line, colour), _ in zip(cycle(palette), labels, strict=False)]
+    circuits = {name: CIRCUIT_COLOURS[phase] for phase, name in CIRCUITS.items()}
+    palette, seen = cycle(SERIES_COLOURS), Counter[str]()
+    looks: list[tuple[str, LineStyleType]] = []
+    for label in labels:
+        colour = circuits.get(label.split(" ")[0]) or next(palette)
+        looks.append((colour, HEAD_STYLES[seen[colour] % len(HEAD_STYLES)]))
+        seen[colour] += 1
+    return looks
 
 
 def lighter(colour: str) -> str:

@@ -1,0 +1,137 @@
+"""The phase census: the phases of every run by world, how often each path is taken, when, and what foretells it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
+
+from circuit_phases.census import census_table, configuration_of
+from circuit_phases.evidence import Trained, trained
+from circuit_phases.figures.data import FigureData
+from circuit_phases.figures.panels import legend_above, new_figure, phase_handles, phase_strip, step_axis
+from circuit_phases.figures.style import CIRCUIT_COLOURS, PAGE, SMALL, series_looks, styled
+
+OUTCOME_NAMES = {
+    "all_phases": "all three phases",
+    "skips_1": "skips Phase 1",
+    "skips_2": "skips Phase 2",
+    "no_phase_3": "no Phase 3 in time",
+}
+TIME_NAMES = {
+    "phase_1_start": "Phase 1 starts",
+    "phase_1_end": "Phase 1 ends",
+    "phase_2_start": "Phase 2 starts",
+    "phase_2_end": "Phase 2 ends",
+    "phase_3_start": "Phase 3 starts",
+    "solved_step": "accuracy 0.99",
+}
+FEATURE_NAMES = {
+    "ncc_ceiling": "NCC's ceiling",
+    "scc_ceiling": "SCC's ceiling",
+    "scc_gain": "SCC's over NCC's",
+    "fcc_gain": "FCC's over SCC's",
+    "labels_per_task": "labels per task",
+    "shared_labels": "labels shared by tasks",
+    "count_distance": "label counts apart",
+    "shared_pairs": "pairs shared by tasks",
+}
+FORETOLD_NAMES = {"all_phases": "all three", "skips_2": "skips 2", "solved_step": "step of 0.99"}
+
+
+@styled
+def figure(data: FigureData) -> Figure:
+    """A strip of phases per run, worlds in the order of their SCC's ceiling; then statistics with 95 % intervals."""
+    table = census_table(data)
+    names = list(dict.fromkeys(table["configuration"]))
+    looks = {name: colour for name, (colour, _) in zip(names, series_looks(names), strict=True)}
+    runs = trained(data)
+    worlds = [_worlds(runs, table, name) for name in names] or [[]]
+    heights = [0.7 + 0.3 * max(map(len, worlds)), 1.7, 1.9]
+    drawn = new_figure(PAGE, sum(heights))
+    above, middle, below = drawn.subfigures(3, 1, height_ratios=heights, squeeze=False)[:, 0]
+    _strips(above, names, worlds)
+    rates, times = middle.subplots(1, 2)
+    _intervals(rates, table[table["statistic"] == "rate"], OUTCOME_NAMES, looks)
+    rates.set(xlim=(-0.02, 1.02), xlabel="share of runs")
+    _intervals(times, table[table["statistic"] == "median"], TIME_NAMES, looks)
+    times.set(xscale="log", xlabel="median training step")
+    times.xaxis.set_minor_formatter(NullFormatter())
+    dots = [Line2D([], [], color=colour, marker="o", markersize=3, label=name) for name, colour in looks.items()]
+    legend_above(middle, [[handle] for handle in dots], "with 95 % intervals: Wilson's of shares, bootstrap of medians")
+    _foretold(below, table, names)
+    return drawn
+
+
+def _worlds(runs: Sequence[Trained], table: pd.DataFrame, name: str) -> list[tuple[str, list[Trained]]]:
+    """The runs of each world of a configuration, by the SCC's ceiling, with a label."""
+    values = table[(table["configuration"] == name) & (table["statistic"] == "value")]
+    best = values[values["quantity"] == "scc_ceiling"].groupby("world_seed")["estimate"].first().sort_values()
+    mine = [run for run in runs if configuration_of(run) == name]
+    return [
+        (f"world {int(world)}, SCC {ceiling:.2f}", [run for run in mine if run.parameters["world_seed"] == world])
+        for world, ceiling in zip(best.index, best, strict=True)
+    ]
+
+
+def _strips(part: FigureBase, names: Sequence[str], worlds: Sequence[list[tuple[str, list[Trained]]]]) -> None:
+    panels = part.subplots(1, max(len(names), 1), squeeze=False)[0]
+    curves = [run.accuracy for groups in worlds for _, runs in groups for run in runs]
+    for axes, name, groups in zip(panels, names, worlds, strict=False):
+        phase_strip(axes, [(label, [run.plateaus for run in runs]) for label, runs in groups])
+        step_axis(axes, curves)
+        axes.set_title(name)
+    found = [phase for groups in worlds for _, runs in groups for run in runs for phase in run.plateaus]
+    handles = [[handle] for handle in phase_handles(found, CIRCUIT_COLOURS)]
+    legend_above(part, handles, "a line per run, grouped by world")
+
+
+def _intervals(axes: Axes, rows: pd.DataFrame, names: Mapping[str, str], looks: Mapping[str, str]) -> None:
+    """A dot and its interval per quantity and configuration."""
+    for shift, (configuration, colour) in zip(_offsets(len(looks)), looks.items(), strict=True):
+        mine = rows[rows["configuration"] == configuration].set_index("quantity")
+        for row, name in enumerate(names):
+            if name in mine.index:
+                estimate, low, high = mine.loc[[name], ["estimate", "low", "high"]].to_numpy(dtype=float)[0]
+                axes.plot([low, high], [row + shift] * 2, color=colour, linewidth=1)
+                axes.plot(estimate, row + shift, "o", color=colour, markersize=3)
+    axes.set_yticks(range(len(names)), list(names.values()))
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+
+
+def _offsets(count: int) -> Float64[np.ndarray, " count"]:
+    return 0.25 * (np.arange(count) - (count - 1) / 2)
+
+
+def _foretold(part: FigureBase, table: pd.DataFrame, names: Sequence[str]) -> None:
+    """A matrix per configuration: the rank correlation of each feature of the world with each outcome, and its p."""
+    rows = table[table["statistic"] == "rank_correlation"]
+    panels = part.subplots(1, max(len(names), 1), squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=False):
+        mine = rows[rows["configuration"] == name].set_index(["predictor", "quantity"])
+        rho, p = (
+            mine[column]
+            .unstack()
+            .reindex(index=list(FEATURE_NAMES), columns=list(FORETOLD_NAMES))
+            .to_numpy(dtype=float)
+            for column in ("estimate", "p_value")
+        )
+        axes.pcolormesh(rho, cmap="PuOr", vmin=-1.4, vmax=1.4, edgecolors="white", linewidth=1)
+        for row, column in product(range(len(FEATURE_NAMES)), range(len(FORETOLD_NAMES))):
+            text = "-" if np.isnan(rho[row, column]) else f"{rho[row, column]:.2f} ({p[row, column]:.2f})"
+            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=SMALL)
+        axes.set_yticks(np.arange(len(FEATURE_NAMES)) + 0.5, list(FEATURE_NAMES.values()))
+        axes.set_xticks(np.arange(len(FORETOLD_NAMES)) + 0.5, list(FORETOLD_NAMES.values()))
+        axes.set_ylim(len(FEATURE_NAMES), 0)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_title(name)
+    part.suptitle("What in the world foretells it: rank correlation over worlds (p by permutation)")

@@ -1,0 +1,127 @@
+"""Attention maps of chosen series at chosen moments, each with what its head has become."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import FigureBase
+
+from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figures.panels import draw_attention
+from circuit_phases.figures.readings import attention_map, layers_and_heads, moment_step, training_curve
+from circuit_phases.figures.style import GREY
+from circuit_phases.heads import head_roles
+
+MAP_SIZE = 1.5
+"""Inches of a map with its labels, where four stand beside each other on a page."""
+BESIDE = 4
+"""Maps beside each other, unless one block holds more."""
+BAR_HEIGHT, BAR_WIDTH = 1.3, 0.5
+"""Inches of the bar of colours with its labels."""
+
+Place = tuple[int, int]
+"""Layer and head, from 1."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """The maps of every layer and head of one run at one checkpoint.
+
+    `rows` places them: a row per layer, or one row of all layers if each has one head. `notes` are
+    words for the titles of some.
+    """
+
+    series: Series
+    seed: int
+    step: int
+    rows: tuple[tuple[Place, ...], ...]
+    notes: Mapping[Place, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def width(self) -> int:
+        """Maps beside each other."""
+        return len(self.rows[0])
+
+
+def blocks(data: FigureData) -> list[list[Block]]:
+    """The blocks that the series ask for, with the roles of their heads, in rows that a page holds."""
+    rows: list[list[Block]] = []
+    for series in data.series:
+        seed = series.seeds[0]
+        circuits = data.table("circuits", series.run, seed)
+        for moment in series.maps if layers_and_heads(data.table("attention", series.run, seed)) else ():
+            step = moment_step(data, series.run, seed, moment)
+            block = block_at(data, series, seed, step, head_roles(circuits, step))
+            if rows and sum(each.width for each in rows[-1]) + block.width <= BESIDE:
+                rows[-1].append(block)
+            else:
+                rows.append([block])
+    return rows
+
+
+def block_at(data: FigureData, series: Series, seed: int, step: int, notes: Mapping[Place, Sequence[str]]) -> Block:
+    """The block of a checkpoint."""
+    places = layers_and_heads(data.table("attention", series.run, seed))
+    layers = sorted({layer for layer, _ in places})
+    of_layers = tuple(tuple(place for place in places if place[0] == layer) for layer in layers)
+    return Block(series, seed, step, of_layers if len(places) > len(layers) else (tuple(places),), notes)
+
+
+def blocks_width(rows: list[list[Block]]) -> int:
+    """Maps beside each other in the widest row."""
+    return max((sum(block.width for block in row) for row in rows), default=0)
+
+
+def blocks_height(rows: list[list[Block]]) -> float:
+    """Inches of `draw_blocks`."""
+    return max(sum(_heights(rows)), 0.3)
+
+
+def _heights(rows: list[list[Block]]) -> list[float]:
+    return [0.55 + max(len(block.rows) for block in row) * (_size(rows) + 0.2) for row in rows]
+
+
+def _size(rows: list[list[Block]]) -> float:
+    return MAP_SIZE * min(BESIDE / max(blocks_width(rows), 1), 1)
+
+
+def draw_blocks(part: FigureBase, data: FigureData, rows: list[list[Block]]) -> None:
+    """Every block under its name, with one bar of colours for all."""
+    if not rows:
+        part.text(0.5, 0.5, "no attention saved", ha="center", va="center", color=GREY)
+        return
+    width = blocks_width(rows)
+    left, right = part.subfigures(1, 2, width_ratios=[width * _size(rows), BAR_WIDTH], squeeze=False)[0]
+    strips = left.subfigures(len(rows), 1, height_ratios=_heights(rows), squeeze=False)[:, 0]
+    for strip, row in zip(strips, rows, strict=True):
+        spare = width - sum(block.width for block in row)
+        widths = [block.width for block in row] + [spare] * bool(spare)
+        pieces = strip.subfigures(1, len(widths), width_ratios=widths, squeeze=False)[0]
+        for piece, block in zip(pieces, row, strict=False):
+            mesh = _draw_block(piece, data, block, name=len(data.series) > 1)
+    above = max(blocks_height(rows) - BAR_HEIGHT, 0.2) / 2
+    bar = right.subfigures(3, 1, height_ratios=[above, BAR_HEIGHT, above], squeeze=False)[1, 0].subplots()
+    bar.set_label("<colorbar>")
+    right.colorbar(mesh, cax=bar, ticks=[0, 0.5, 1], label="mean attention weight").outline.set_visible(False)
+
+
+def _draw_block(part: FigureBase, data: FigureData, block: Block, name: bool) -> QuadMesh:
+    run, seed = block.series.run, block.seed
+    several_heads = len(block.rows) > 1
+    curve = training_curve(data, run, seed)
+    accuracy = curve[curve.index <= max(block.step, curve.index[0])].iloc[-1]
+    part.suptitle(
+        f"{block.series.label}\n" * name + f"seed {seed}, step {block.step:,}, accuracy {accuracy:.2f}",
+        x=0.01, ha="left", fontsize="medium",
+    )  # fmt: skip
+    grid = part.subplots(len(block.rows), block.width, squeeze=False)
+    for row, places in zip(grid, block.rows, strict=True):
+        for axes, (layer, head) in zip(row, places, strict=True):
+            mesh = draw_attention(axes, attention_map(data, run, seed, block.step, layer, head))
+            note = ", ".join(block.notes.get((layer, head), ()))
+            axes.set_title(f"layer {layer}" + f", head {head}" * several_heads + f": {note}" * bool(note))
+        row[0].set_ylabel("attending token")
+    grid[-1, 0].set_xlabel("token attended to")
+    return mesh

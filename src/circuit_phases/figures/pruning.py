@@ -1,0 +1,56 @@
+"""Figure 13: training with only one circuit's attention left from the start, against the full model."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure, FigureBase
+
+from circuit_phases.figures.data import FigureData
+from circuit_phases.figures.panels import new_figure, token_labels
+from circuit_phases.figures.readings import attention_map, checkpoints, layers_and_heads
+from circuit_phases.figures.style import GREY, PAGE, SMALL, styled
+from circuit_phases.figures.sweeps import draw_sweep, looks, series_legend, sweep_height
+
+EDGES_HEIGHT = 2.5
+
+
+@styled
+def figure(data: FigureData) -> Figure:
+    """The sweep as in `sweep`; below, which edges attention keeps in each layer, of the first seed listed."""
+    heights = [sweep_height(data), EDGES_HEIGHT]
+    drawn = new_figure(PAGE, sum(heights))
+    above, below = drawn.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
+    draw_sweep(above, data)
+    _draw_edges(below, data)
+    series_legend(drawn, data, PAGE)
+    return drawn
+
+
+def _draw_edges(part: FigureBase, data: FigureData) -> None:
+    """A square per attending token (row) and token attended to (column): dark where attention is not cut off."""
+    layers = sorted({layer for layer, _ in layers_and_heads(data.tables["attention"])})
+    if not layers:
+        part.text(0.5, 0.5, "no attention saved", ha="center", va="center", color=GREY)
+        return
+    part.suptitle("Edges kept: attending token (rows), token attended to (columns)", fontsize="medium")
+    grid = part.subplots(len(layers), len(data.series), squeeze=False)
+    for column, (series, colour, _) in zip(grid.T, looks(data), strict=True):
+        seed = series.seeds[0]
+        start = checkpoints(data, series.run, seed)[0]
+        column[0].set_title(series.label, color=colour, loc="center")
+        for axes, layer in zip(column, layers, strict=True):
+            # Softmax gives every edge that is left some weight, however small.
+            kept = np.nan_to_num(attention_map(data, series.run, seed, start, layer, head=1)) > 0
+            S = len(kept)
+            shown = np.ma.masked_array(kept, np.triu(np.ones((S, S), dtype=bool), 1))
+            axes.pcolormesh(
+                shown, cmap=ListedColormap(["#ececec", colour]), vmin=0, vmax=1, edgecolors="white", linewidth=0.5
+            )
+            axes.set(aspect="equal", ylim=(S, 0))
+            axes.set_xticks(np.arange(S) + 0.5, token_labels(S), fontsize=SMALL)
+            axes.set_yticks(np.arange(S) + 0.5, token_labels(S), fontsize=SMALL)
+            axes.tick_params(length=0, pad=1)
+            axes.spines[:].set_visible(False)
+    for axes, layer in zip(grid[:, 0], layers, strict=True):
+        axes.set_ylabel(f"Layer {layer}")

@@ -1,0 +1,54 @@
+# What came out: every claim of the paper, and the tables kept beside figures of many runs.
+
+
+rule claims:
+    input:
+        **{table: f"{RESULTS}/tables/{table}.parquet" for table in CLAIM_TABLES},
+    output:
+        f"{RESULTS}/tables/claims.parquet",
+    log:
+        f"{RESULTS}/logs/claims.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/claims.tsv"
+    conda:
+        "../envs/circuit-phases.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=lambda wildcards, attempt: 15 * attempt,
+    params:
+        experiments={name: series_of(name) for name in configuration.experiments},
+        code=code_digest("claims"),
+    script:
+        "../scripts/claims.py"
+
+
+rule finding:
+    input:
+        unpack(figure_tables),
+    output:
+        f"{RESULTS}/tables/{{figure}}.parquet",
+    log:
+        f"{RESULTS}/logs/finding/{{figure}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/finding/{{figure}}.tsv"
+    wildcard_constraints:
+        figure="|".join(FINDING_NAMES),
+    conda:
+        "../envs/circuit-phases.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=lambda wildcards, attempt: 10 * attempt,
+    params:
+        drawing=lambda wildcards: configuration.drawing(wildcards.figure),
+        series=figure_series,
+        code=lambda wildcards: code_digest(configuration.drawing(wildcards.figure)),
+    script:
+        "../scripts/finding.py"
+
+
+rule findings:
+    input:
+        rules.claims.output,
+        expand(rules.finding.output, figure=FINDING_NAMES),

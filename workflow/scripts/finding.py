@@ -1,0 +1,15 @@
+from pathlib import Path
+
+from circuit_phases.figures import DRAWINGS
+from circuit_phases.figures.data import Series
+from circuit_phases.logs import job_log
+from circuit_phases.stages import keep_finding
+
+with job_log(snakemake.log[0]):
+    drawing = snakemake.params.drawing
+    keep_finding(
+        drawing,
+        [Series(each["label"], each["run"], tuple(each["seeds"])) for each in snakemake.params.series],
+        {table: snakemake.input.get(table) for table in DRAWINGS[drawing]},
+        Path(snakemake.output[0]),
+    )
