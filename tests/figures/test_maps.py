@@ -24,7 +24,7 @@ def swapped(data, table="circuits"):
 def test_maps_are_those_of_the_moments_that_were_asked_for(name):
     data = figure_data({"a": "a", "b": "b"}, {"b": ("early", "full")}, a={0: {}}, b={0: {}})
     shown = maps(draw(name, data))
-    # Phase 1 goes from 2,000 to 12,000; 0.99 of the highest accuracy is reached at 63,500 of 100,000 steps.
+    # The middle of Phase 1, from 2,000 to 12,000, is at 4,899 on a logarithmic axis.
     early, full = nearest(CHECKPOINTS, 4_899), CHECKPOINTS[first_full(data, "b") <= CHECKPOINTS][0]
     assert len(shown) == 4
     for (_, weights), (step, layer) in zip(shown, ((early, 1), (early, 2), (full, 1), (full, 2)), strict=True):

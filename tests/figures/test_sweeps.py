@@ -152,5 +152,7 @@ def test_the_maps_of_a_sweep_stand_beside_it_where_they_are_few():
     many = draw("sweep_maps", figure_data({"p": "p"}, {"p": ("early", "full")}, p={0: {}}))
     for figure, beside in ((few, True), (many, False)):
         box = panel(figure, "accuracy").get_position()
-        assert all((axes.get_position().x0 > box.x1) is beside for axes, _ in maps(figure))
-        assert all((axes.get_position().y1 < box.y0) is not beside for axes, _ in maps(figure))
+        for axes, _ in maps(figure):
+            place = axes.get_position()
+            assert (place.x0 > box.x1) == beside
+            assert (place.y1 < box.y0) != beside

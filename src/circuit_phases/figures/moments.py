@@ -117,11 +117,12 @@ def _draw_block(part: FigureBase, data: FigureData, block: Block, name: bool) ->
         x=0.01, ha="left", fontsize="medium",
     )  # fmt: skip
     grid = part.subplots(len(block.rows), block.width, squeeze=False)
-    for row, places in zip(grid, block.rows, strict=True):
+    for number, (row, places) in enumerate(zip(grid, block.rows, strict=True), start=1):
         for axes, (layer, head) in zip(row, places, strict=True):
             mesh = draw_attention(axes, attention_map(data, run, seed, block.step, layer, head))
             note = ", ".join(block.notes.get((layer, head), ()))
             axes.set_title(f"layer {layer}" + f", head {head}" * several_heads + f": {note}" * bool(note))
+            axes.tick_params(labelleft=axes is row[0], labelbottom=number == len(grid))
         row[0].set_ylabel("attending token")
     grid[-1, 0].set_xlabel("token attended to")
     return mesh

@@ -35,7 +35,7 @@ def _draw_edges(part: FigureBase, data: FigureData) -> None:
         return
     part.suptitle("Edges kept: attending token (rows), token attended to (columns)", fontsize="medium")
     grid = part.subplots(len(layers), len(data.series), squeeze=False)
-    for column, (series, colour, _) in zip(grid.T, looks(data), strict=True):
+    for place, (column, (series, colour, _)) in enumerate(zip(grid.T, looks(data), strict=True)):
         seed = series.seeds[0]
         start = checkpoints(data, series.run, seed)[0]
         column[0].set_title(series.label, color=colour, loc="center")
@@ -50,7 +50,7 @@ def _draw_edges(part: FigureBase, data: FigureData) -> None:
             axes.set(aspect="equal", ylim=(S, 0))
             axes.set_xticks(np.arange(S) + 0.5, token_labels(S), fontsize=SMALL)
             axes.set_yticks(np.arange(S) + 0.5, token_labels(S), fontsize=SMALL)
-            axes.tick_params(length=0, pad=1)
+            axes.tick_params(length=0, pad=1, labelleft=place == 0, labelbottom=layer == layers[-1])
             axes.spines[:].set_visible(False)
     for axes, layer in zip(grid[:, 0], layers, strict=True):
         axes.set_ylabel(f"Layer {layer}")
