@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := .venv/bin
 
-.PHONY: quickstart test docs format schema setup reference clean
+.PHONY: quickstart test benchmark faults docs format schema setup reference clean
 
 quickstart: setup
 	$(BIN)/snakemake -j$(CORES) headline tables --config scope=headline seeds_limit=2
@@ -15,6 +15,14 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/snakemake --lint
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# What a training step costs, in every form: prints a table, draws the sweeps.
+benchmark: setup
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/training_step.py
+
+# Kills, shortages and damaged files; after each the results must be those of an undisturbed run.
+faults: setup
+	$(BIN)/python tests/faults.py
 
 docs: setup
 	$(BIN)/python docs/generate.py

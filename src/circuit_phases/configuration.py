@@ -101,6 +101,9 @@ class Configuration(Settings):
     seeds_together: Positive = Field(
         1, description="seeds of one configuration trained in one job as one batched model; pays on a GPU"
     )
+    seconds_between_saves: float = Field(
+        30, ge=0, allow_inf_nan=False, description="what a training job that dies can lose, in seconds"
+    )
     defaults: dict[str, Any] = Field({}, description="variant and parameters of every run")
     experiments: dict[str, Experiment] = Field(description="the experiments, by name")
     figures: dict[str, FigureEntry] = Field(description="the figures, by name")

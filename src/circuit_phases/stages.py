@@ -45,6 +45,7 @@ def train_seeds(
     datasets: Sequence[Path],
     folders: Sequence[Path],
     device: Device = "cpu",
+    seconds_between_saves: float | None = None,
 ) -> None:
     """Train on a dataset per seed, several as one batched model; each seed's folder gets its run's files."""
     from circuit_phases.datasets import read_evaluation_set
@@ -54,7 +55,7 @@ def train_seeds(
         Member(seed, _world(settings, seed, dataset), read_evaluation_set(dataset, settings.world), folder)
         for seed, dataset, folder in zip(seeds, datasets, folders, strict=True)
     ]
-    train_together(settings, members, device=device)
+    train_together(settings, members, device=device, seconds_between_saves=seconds_between_saves)
 
 
 def analyze_run(

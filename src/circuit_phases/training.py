@@ -29,7 +29,7 @@ from circuit_phases.world import World
 
 logger = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_SAVES = 30
+SECONDS_BETWEEN_SAVES = 30.0
 SECONDS_BETWEEN_LINES = 10
 SOLVED = 0.999
 
@@ -88,9 +88,15 @@ def train(
 
 
 def train_together(
-    settings: RunSettings, members: Sequence[Member], progress: bool = True, device: Device = "cpu"
+    settings: RunSettings,
+    members: Sequence[Member],
+    progress: bool = True,
+    device: Device = "cpu",
+    seconds_between_saves: float | None = None,
 ) -> None:
     """Train several seeds of one configuration as one batched model; each leaves what `train` would.
+
+    A job that dies loses at most `seconds_between_saves`.
 
     Raises:
         UserError, SystemExit: as `train` does.
@@ -102,7 +108,7 @@ def train_together(
         left = [run for run in runs if not run.done]
         if left:
             _stand_at_one_step(left)
-            _train(left, stop, progress)
+            _train(left, stop, progress, SECONDS_BETWEEN_SAVES if seconds_between_saves is None else seconds_between_saves)
         for run in runs:
             run.finish()
 
@@ -120,7 +126,7 @@ def _stand_at_one_step(runs: Sequence[_Run]) -> None:
     logger.info("Continuing from step %d", step)
 
 
-def _train(runs: Sequence[_Run], stop: StopRequest, progress: bool) -> None:
+def _train(runs: Sequence[_Run], stop: StopRequest, progress: bool, seconds_between_saves: float) -> None:
     """Take every step that is left to runs that stand at the same step."""
     take = runs[0].trainer.step if len(runs) == 1 else TrainerOfSeeds([run.trainer for run in runs]).step
     step = first = runs[0].step
@@ -136,7 +142,7 @@ def _train(runs: Sequence[_Run], stop: StopRequest, progress: bool) -> None:
             logger.warning("Stopped by %s; saved at step %d. Run again to continue.", stop.signal.name, step)
             raise SystemExit(stop.exit_code)
         now = time.monotonic()
-        if now - last_save > SECONDS_BETWEEN_SAVES:
+        if now - last_save > seconds_between_saves:
             _save(runs)
             last_save = time.monotonic()
         if progress and now - last_line > SECONDS_BETWEEN_LINES:

@@ -33,7 +33,7 @@ rule finding:
     benchmark:
         f"{RESULTS}/benchmarks/finding/{{figure}}.tsv"
     wildcard_constraints:
-        figure="|".join(FINDING_NAMES),
+        figure=any_of(FINDING_NAMES),
     conda:
         "../envs/circuit-phases.yaml"
     threads: 1

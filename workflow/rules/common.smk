@@ -49,12 +49,17 @@ FIGURE_NAMES = [
 ]
 
 
+def any_of(names):
+    """A constraint to these names, or to nothing where there are none."""
+    return "|".join(names) or "(?!)"
+
+
 wildcard_constraints:
     run="[^/]+",
     seed=r"\d+",
     dataset="[^/]+",
-    table="|".join((*TABLES, *UNTRAINED_TABLES - DATASET_TABLES.keys())),
-    figure="|".join(FIGURE_NAMES),
+    table=any_of((*TABLES, *UNTRAINED_TABLES - DATASET_TABLES.keys())),
+    figure=any_of(FIGURE_NAMES),
 
 
 def run_parameters(wildcards):

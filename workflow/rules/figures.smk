@@ -49,7 +49,7 @@ rule animate:
     benchmark:
         f"{RESULTS}/benchmarks/animate/{{figure}}.tsv"
     wildcard_constraints:
-        figure="|".join(ANIMATION_NAMES),
+        figure=any_of(ANIMATION_NAMES),
     conda:
         "../envs/circuit-phases.yaml"
     threads: 1

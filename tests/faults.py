@@ -1,0 +1,260 @@
+"""Kill, starve and damage the workflow, run it again, and compare with a run that nothing disturbed.
+
+`make faults` runs the whole campaign and reports; tests run a short one. Disk-full and read-only
+faults need a small tmpfs, so root; without it they are reported as not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import yaml
+
+ROOT = Path(__file__).parents[1]
+CONFIG = {
+    "seconds_between_saves": 0.2,
+    "defaults": {
+        "T": 2, "K": 8, "L": 4, "N": 2, "D": 11, "P": 5, "evaluation_sequences": 256, "batch_size": 32,
+        "max_steps": 2000, "evaluation_interval": 20, "checkpoints": 12, "stop_after": 0,
+    },
+    "experiments": {"base": {"seeds": 2}},
+    "figures": {"fig02": {"experiment": "base"}, "fig04": {"experiment": "base"}},
+    "headline": ["fig02", "fig04"],
+}  # fmt: skip
+TARGETS = ("headline", "tables")
+KILLS = ("job, SIGKILL", "job, SIGTERM", "all, SIGKILL", "snakemake, SIGKILL")
+
+
+class Campaign:
+    """A tiny project, the results that it should have, and what was done to it."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.random = folder, random.Random(seed)
+        self.results = folder / "results"
+        self.counts: Counter[str] = Counter()
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("Snakefile", "workflow", "profiles"):
+            (folder / name).symlink_to(ROOT / name)
+        (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+        start = time.monotonic()
+        self.run_to_the_end()
+        self.seconds = time.monotonic() - start
+        self.expected = self.contents()
+
+    def start(self) -> subprocess.Popen[str]:
+        """Snakemake on every target, in a process group of its own."""
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--rerun-incomplete", "--nolock", *TARGETS]
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environment, start_new_session=True, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def run_to_the_end(self) -> None:
+        """Run what is left; fails if Snakemake does."""
+        output, code = self.outcome()
+        assert code == 0, output
+
+    def outcome(self) -> tuple[str, int]:
+        """What Snakemake prints, and its exit code."""
+        process = self.start()
+        output, _ = process.communicate()
+        return output, process.returncode
+
+    def contents(self) -> dict[str, bytes]:
+        """Every table, checkpoint and figure to the byte; of `runs`, all but the seconds that it took."""
+        found = {}
+        for path in sorted(self.results.rglob("*")):
+            name = str(path.relative_to(self.results))
+            if path.name in ("run.parquet", "runs.parquet"):
+                found[name] = pd.read_parquet(path).drop(columns="seconds").to_csv().encode()
+            elif path.suffix in (".parquet", ".png", ".safetensors"):
+                found[name] = path.read_bytes()
+        return found
+
+    def check(self, fault: str) -> None:
+        """All that was asked for is there, and every file is that of the undisturbed run.
+
+        What only leads to it may be missing: Snakemake makes that again when something needs it.
+        """
+        contents = self.contents()
+        asked_for = {name for name in self.expected if name.startswith(("figures/", "tables/"))}
+        different = [name for name in asked_for | contents.keys() if self.expected.get(name) != contents.get(name)]
+        assert not different, f"after {fault}: {sorted(different)[:5]}"
+
+    def kill(self, kind: str) -> bool:
+        """Start, kill after a random while; whether anything was there to be killed."""
+        process = self.start()
+        end = time.monotonic() + self.random.uniform(0.5, 0.9 * self.seconds)
+        while time.monotonic() < end and process.poll() is None:
+            time.sleep(0.02)
+        whom, what = kind.split(", ")
+        number = signal.Signals[what]
+        hit = process.poll() is None and self._signal(process, whom, number)
+        if whom == "job":
+            # The scheduler of a cluster kills a job; Snakemake reports it and ends.
+            process.communicate()
+        else:
+            process.kill()
+            process.communicate()
+            self._wait_for_orphans()
+        return hit
+
+    def _signal(self, process: subprocess.Popen[str], whom: str, number: signal.Signals) -> bool:
+        parent = psutil.Process(process.pid)
+        children = parent.children(recursive=True)
+        jobs = [child for child in children if any("/.snakemake/scripts/" in part for part in _command(child))]
+        victims = {"job": jobs[:1] and [self.random.choice(jobs)], "all": [parent, *children], "snakemake": [parent]}
+        for victim in victims[whom]:
+            try:
+                victim.send_signal(number)
+            except psutil.NoSuchProcess:
+                continue
+        return bool(victims[whom])
+
+    def _wait_for_orphans(self) -> None:
+        """Jobs outlive a killed Snakemake; running again while they write is what locks are for, so half are left."""
+        if self.random.random() < 0.5:
+            return
+        while any(str(self.folder) in " ".join(_command(process)) for process in psutil.process_iter()):
+            time.sleep(0.1)
+
+    def kills(self, count: int) -> None:
+        """Kill again and again; whenever the workflow reaches its end, compare and start from nothing."""
+        done = 0
+        while done < count:
+            kind = KILLS[done % len(KILLS)]
+            if self.kill(kind):
+                done += 1
+                self.counts[f"kill: {kind}"] += 1
+            if self.random.random() < 0.25 or done == count:
+                self.run_to_the_end()
+                self.check(f"{kind}, the {done}th kill")
+                self.counts["compared after kills"] += 1
+                print(f"{done} kills", flush=True)
+                shutil.rmtree(self.results)
+                shutil.rmtree(self.folder / ".snakemake")
+
+    def damage(self, pattern: str, how: Callable[[Path], None]) -> None:
+        """Damage a finished file; what reads it names it, and with what it says deleted the rerun is whole."""
+        path = self.random.choice(sorted(self.results.glob(pattern)))
+        how(path)
+        output, code = self.outcome()
+        if code:
+            told = re.search(r"(\S+) is damaged \(.*?\)\. Delete (\S+);", output)
+            assert told, f"{path} was damaged, and no one said so:\n{output}"
+            assert Path(told[1]) == path.relative_to(self.folder), told[0]
+            what = self.folder / (told[1] if told[2] == "it" else told[2])
+            shutil.rmtree(what) if what.is_dir() else what.unlink()
+            self.run_to_the_end()
+        self.check(f"{how.__name__} {path.name}")
+        self.counts[f"damage: {how.__name__} {pattern.rsplit('/', 1)[-1]}"] += 1
+
+    def shortage(self, options: str, fault: str) -> None:
+        """Run on a tmpfs that is too small or read-only, then give it room."""
+        if os.geteuid() != 0 or not shutil.which("mount"):
+            self.counts[f"{fault}: not run, needs root"] += 1
+            return
+        shutil.rmtree(self.results, ignore_errors=True)
+        with tmpfs(self.results, options):
+            output, code = self.outcome()
+            assert code and re.search(r"Cannot write|not allowed \(no permission|No space left|Read-only", output), output
+            leftovers = [path for path in self.results.rglob(".*") if path.name != ".lock" and path.is_file()]
+            assert not leftovers, leftovers
+            subprocess.run(["mount", "-o", "remount,rw,size=200m", str(self.results)], check=True)
+            self.run_to_the_end()
+            self.check(fault)
+        self.counts[fault] += 1
+
+
+@contextmanager
+def tmpfs(folder: Path, options: str) -> Iterator[None]:
+    """A small file system in memory at a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def truncate(path: Path) -> None:
+    """Lose the end of a file."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path: Path) -> None:
+    """Lose all of a file."""
+    path.write_bytes(b"")
+
+
+def alter(path: Path) -> None:
+    """Flip bits in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    for place in range(len(content) // 10, len(content) // 5):
+        content[place] ^= 0x10
+    path.write_bytes(content)
+
+
+DAMAGED = (
+    "datasets/*/class_means.parquet",
+    "datasets/*/label_tables.parquet",
+    "datasets/*/evaluation_sequences.parquet",
+    "runs/*/*/training.parquet",
+    "runs/*/*/run.parquet",
+    "runs/*/*/checkpoints/*.safetensors",
+    "runs/*/*/circuits.parquet",
+    "runs/*/*/attention.parquet",
+    "runs/*/*/theory.parquet",
+    "runs/*/*/phases.parquet",
+)
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def main() -> None:
+    """Run a campaign and print what was done."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100, help="kills at random moments")
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments and choices")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        campaign = Campaign(Path(folder) / "project", options.seed)
+        print(f"undisturbed: {campaign.seconds:.0f} s, {len(campaign.expected)} files", flush=True)
+        for pattern, how in zip(DAMAGED, itertools.cycle((truncate, empty, alter)), strict=False):
+            campaign.damage(pattern, how)
+        print("damaged files done", flush=True)
+        campaign.shortage("size=300k", "disk full")
+        campaign.shortage("size=1m", "disk full")
+        campaign.shortage("size=2500k", "disk full")
+        campaign.shortage("ro", "read-only folder")
+        print("shortages done", flush=True)
+        campaign.kills(options.kills)
+        for fault, count in sorted(campaign.counts.items()):
+            print(f"{count:4d}  {fault}")
+        print("All results equal those of the undisturbed run.")
+
+
+if __name__ == "__main__":
+    main()

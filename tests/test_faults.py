@@ -1,0 +1,25 @@
+"""A short campaign of faults against the tiny workflow; `make faults` runs a long one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from faults import KILLS, Campaign, alter, truncate
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    return Campaign(tmp_path_factory.mktemp("faults") / "project", seed=1)
+
+
+def test_a_damaged_finished_file_is_named_and_the_rerun_is_whole(campaign: Campaign) -> None:
+    campaign.damage("runs/*/*/checkpoints/*.safetensors", alter)
+    campaign.damage("runs/*/*/training.parquet", truncate)
+    assert sum(campaign.counts.values()) == 2
+
+
+def test_whatever_is_killed_the_rerun_gives_the_same_bytes(campaign: Campaign) -> None:
+    campaign.kills(len(KILLS))
+    assert {f"kill: {kind}" for kind in KILLS} <= set(campaign.counts)
+    assert campaign.counts["compared after kills"]
