@@ -153,6 +153,12 @@ def test_defaults_reach_every_run_and_experiments_overrule_them() -> None:
         ("figures.fig02.experiment", "bse", "experiment = bse is not in experiments (did you mean base?)."),
         ("figures.fig99", {"experiment": "base"}, "figures.fig99: draw = fig99 is not a drawing (choose from"),
         ("figures.sweep", {"experiment": "base", "draw": "curves"}, "a figure of another experiment has this name"),
+        ("figures.mine.maps", {"variant = paper": ["full"]}, "figures.mine: maps needs draw: maps or sweep_maps."),
+        (
+            "figures.mine",
+            {"experiment": "variants", "draw": "maps", "maps": {"paper": ["full"]}},
+            "figures.mine: maps.paper is not a series of it (choose from variant = paper, variant = released_code).",
+        ),
         ("headline", ["fig03"], "headline: fig03 is not in figures (did you mean fig02?)."),
         ("scope", "some", "scope = 'some' is not allowed ('all' or 'headline')."),
         ("seeds_limit", 0, "seeds_limit = 0 is not allowed (>= 1)."),

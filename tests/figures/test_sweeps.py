@@ -151,8 +151,7 @@ def test_the_maps_of_a_sweep_stand_beside_it_where_they_are_few():
     few = draw("sweep_maps", figure_data({"p": "p"}, {"p": ("full",)}, p={0: {}}))
     many = draw("sweep_maps", figure_data({"p": "p"}, {"p": ("early", "full")}, p={0: {}}))
     for figure, beside in ((few, True), (many, False)):
-        box = panel(figure, "accuracy").get_position()
+        curves = panel(figure, "accuracy").bbox
         for axes, _ in maps(figure):
-            place = axes.get_position()
-            assert (place.x0 > box.x1) == beside
-            assert (place.y1 < box.y0) != beside
+            assert (axes.bbox.x0 > curves.x1) == beside
+            assert (axes.bbox.y1 < curves.y0) != beside
