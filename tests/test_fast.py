@@ -198,3 +198,16 @@ def test_training_follows_plain_gradient_descent_within_float32_rounding(options
     for name, parameter in trainer.parameters.items():
         torch.testing.assert_close(parameter, expected[name], rtol=0, atol=2e-6)
     assert max(float((trainer.parameters[name] - start[name]).abs().max()) for name in start) > 0.1
+
+
+@pytest.mark.parametrize("variant", ["paper", "released_code"])
+def test_two_thousand_steps_follow_plain_gradient_descent_within_float32_rounding(variant: str, tiny: Tiny) -> None:
+    run = tiny(variant=variant, max_steps=2_000)
+    world = World.draw(run.world, 0)
+    trainer = Trainer(run, world, evaluation_set(world), seed=0)
+    losses = [float(trainer.step(step)[0]) for step in range(1, 2_001)]
+    expected, expected_losses = plain_descent(run, world, seed=0, steps=2_000)
+    assert losses[-1] < 0.9 * losses[0]
+    assert losses == pytest.approx(expected_losses, rel=1e-4)
+    for name, parameter in trainer.parameters.items():
+        torch.testing.assert_close(parameter, expected[name], rtol=0, atol=2e-5)

@@ -153,7 +153,9 @@ def test_logits_and_attention_are_what_the_paper_writes_token_by_token(options: 
             if "norm" in name:
                 parameter.copy_(torch.linspace(0.5, 2.0, len(parameter)))
         output = model(sequences)
+        alone = model.attention(sequences)
     logits, attention = reference(world, model, sequences)
+    assert torch.equal(alone, output.attention)
     assert output.logits.shape == logits.shape
     assert output.attention.shape == attention.shape
     np.testing.assert_allclose(output.logits, logits, rtol=1e-11, atol=1e-12)

@@ -64,7 +64,7 @@ def mean_attention(model: InContextTransformer, sequences: Sequences) -> Float[T
     total = torch.zeros(())
     with torch.no_grad():
         for start in range(0, len(sequences), CHUNK):
-            total = total + model(sequences[start : start + CHUNK]).attention.double().sum(0)
+            total = total + model.attention(sequences[start : start + CHUNK]).double().sum(0)
     return total / len(sequences)
 
 

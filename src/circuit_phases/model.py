@@ -62,6 +62,15 @@ class InContextTransformer(nn.Module):
             u = functional.relu(hidden(u))
         return Output(self.classifier[-1](u), torch.stack(attention, dim=1))
 
+    def attention(self, sequences: Sequences) -> Float[Tensor, "n layers heads S S"]:
+        """The attention of every layer and head, without the answer."""
+        u = self.embedding(sequences)
+        patterns = []
+        for layer, mask in zip(self.layers[:-1], self.masks[:-1], strict=True):
+            u, p = layer(u, mask)
+            patterns.append(p)
+        return torch.stack([*patterns, self.layers[-1].pattern(u, self.masks[-1])], dim=1)
+
     def loss(self, sequences: Sequences) -> Float[Tensor, ""]:
         """Mean cross-entropy (nats) of the labels at the read-out tokens."""
         logits = self(sequences).logits
@@ -122,16 +131,20 @@ class Layer(nn.Module):
         self, u: Float[Tensor, "n S d"], mask: Bool[Tensor, "S S"]
     ) -> tuple[Float[Tensor, "n S d"], Float[Tensor, "n heads S S"]]:
         """The residual stream after the layer, and the attention p[query token, key token]."""
-        q = torch.einsum("nid,hwd->nhiw", u, self.query)
-        k = torch.einsum("njd,hwd->nhjw", u, self.key)
+        p = self.pattern(u, mask)
         v = torch.einsum("njd,hwd->nhjw", u, self.value)
-        p = masked_softmax(torch.einsum("nhiw,nhjw->nhij", q, k), mask, dim=-1)
         heads = torch.einsum("nhij,nhjw->nihw", p, v)
         u = u + (heads.flatten(2) if self.output is None else torch.einsum("nihw,hdw->nid", heads, self.output))
         if self.standard:
             u = self.norm(u)
             u = u + self.feed_forward_out(functional.relu(self.feed_forward_in(u)))
         return u, p
+
+    def pattern(self, u: Float[Tensor, "n S d"], mask: Bool[Tensor, "S S"]) -> Float[Tensor, "n heads S S"]:
+        """The attention p[query token, key token]."""
+        q = torch.einsum("nid,hwd->nhiw", u, self.query)
+        k = torch.einsum("njd,hwd->nhjw", u, self.key)
+        return masked_softmax(torch.einsum("nhiw,nhjw->nhij", q, k), mask, dim=-1)
 
 
 class Linear(nn.Linear):

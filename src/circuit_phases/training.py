@@ -108,7 +108,9 @@ def train_together(
         left = [run for run in runs if not run.done]
         if left:
             _stand_at_one_step(left)
-            _train(left, stop, progress, SECONDS_BETWEEN_SAVES if seconds_between_saves is None else seconds_between_saves)
+            _train(
+                left, stop, progress, SECONDS_BETWEEN_SAVES if seconds_between_saves is None else seconds_between_saves
+            )
         for run in runs:
             run.finish()
 
