@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from circuit_phases.configuration import Configuration, load_configuration, parse_configuration
+from circuit_phases.configuration import Configuration, RunSeed, load_configuration, parse_configuration
 from circuit_phases.files import UserError
+from circuit_phases.settings import RunSettings
 
 ROOT = Path(__file__).parents[1]
 GOOD: dict[str, Any] = {
@@ -162,6 +163,9 @@ def test_defaults_reach_every_run_and_experiments_overrule_them() -> None:
         ("headline", ["fig03"], "headline: fig03 is not in figures (did you mean fig02?)."),
         ("scope", "some", "scope = 'some' is not allowed ('all' or 'headline')."),
         ("seeds_limit", 0, "seeds_limit = 0 is not allowed (>= 1)."),
+        ("seeds_together", 0, "seeds_together = 0 is not allowed (>= 1)."),
+        ("seconds_between_saves", -1, "seconds_between_saves = -1 is not allowed (>= 0)."),
+        ("device", "gpu", "device = 'gpu' is not allowed ('auto', 'cpu' or 'cuda')."),
         ("results", "", "results = '' is not allowed"),
         ("phases.dt", 0, "phases: dt = 0 is not allowed (>= 1)."),
         ("phases.dtt", 1, "phases: dtt = 1: there is no such key."),
@@ -191,3 +195,10 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 def test_the_shipped_config_reads_the_same_through_yaml() -> None:
     values = yaml.safe_load((ROOT / "config.yaml").read_text())
     assert parse_configuration(values) == load_configuration(ROOT / "config.yaml")
+
+
+def test_seeds_are_grouped_by_configuration() -> None:
+    configuration = parse_configuration(GOOD | {"seeds_together": 2})
+    settings = RunSettings(), RunSettings.from_parameters(T=2)
+    pairs = [RunSeed(settings[0], 0), RunSeed(settings[1], 5), RunSeed(settings[0], 1), RunSeed(settings[0], 4)]
+    assert configuration.seed_groups(pairs) == [("paper", [0, 1]), ("paper", [4]), ("paper,T=2", [5])]

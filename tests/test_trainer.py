@@ -12,9 +12,10 @@ from training_runs import trainer_of
 
 from circuit_phases import trainer as trainer_module
 from circuit_phases.compilation import compiled_or_plain
+from circuit_phases.files import UserError
 from circuit_phases.sequences import TrainingBatches
 from circuit_phases.settings import RunSettings
-from circuit_phases.trainer import COMPILE_FROM_STEPS, Trainer
+from circuit_phases.trainer import COMPILE_FROM_STEPS, Trainer, torch_device
 
 Tiny = Callable[..., RunSettings]
 
@@ -118,3 +119,10 @@ def test_batches_come_from_the_training_seed_and_the_step(tiny: Tiny) -> None:
     batch = TrainingBatches(fresh.world, 4, 16)[17]
     assert float(loss) == pytest.approx(fresh.model.loss(batch).item(), rel=1e-6)
     assert int(correct) == int((fresh.model(batch).logits[:, -1].argmax(1) == batch.labels[:, -1]).sum())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA card")
+def test_a_device_that_is_not_there_is_told_in_one_line() -> None:
+    assert torch_device("auto") == torch_device("cpu") == torch.device("cpu")
+    with pytest.raises(UserError, match=r"device = cuda is not available .* Set device: auto or cpu\."):
+        torch_device("cuda")

@@ -138,6 +138,19 @@ def test_runs_with_equal_parameters_are_trained_once(project: Project) -> None:
     assert set(runs["steps"]) == {40}
 
 
+def test_seeds_of_a_configuration_can_be_trained_in_one_job(project: Project) -> None:
+    run = project.table("runs").groupby("run").filter(lambda rows: len(rows) == 2)["run"].iloc[0]
+    files = [f"together/runs/{run}/seed-{seed}/training.parquet" for seed in (0, 1)]
+    outcome = project.snakemake("--config", "results=together", "seeds_together=2", "--", *files)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    assert len(re.findall(r"rule train_together_\d+:", outcome.stdout + outcome.stderr)) == 1
+    for seed, file in enumerate(files):
+        together = pd.read_parquet(project.folder / file)
+        alone = pd.read_parquet(project.folder / "results" / "runs" / run / f"seed-{seed}" / "training.parquet")
+        assert together["accuracy"].tolist() == alone["accuracy"].tolist()
+        assert together["loss"].tolist() == pytest.approx(alone["loss"].tolist(), rel=1e-5)
+
+
 def test_claims_are_decided_from_the_tables_and_are_unclear_where_nothing_ran(project: Project) -> None:
     claims = project.table("claims").set_index("claim")
     training = project.table("training").query("run == @INDUCTION and split == 'iid'")
