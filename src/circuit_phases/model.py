@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -66,10 +67,11 @@ class InContextTransformer(nn.Module):
         """The attention of every layer and head, without the answer."""
         u = self.embedding(sequences)
         patterns = []
-        for layer, mask in zip(self.layers[:-1], self.masks[:-1], strict=True):
+        *before, last = self.layers
+        for layer, mask in zip(before, self.masks[:-1], strict=True):
             u, p = layer(u, mask)
             patterns.append(p)
-        return torch.stack([*patterns, self.layers[-1].pattern(u, self.masks[-1])], dim=1)
+        return torch.stack([*patterns, cast(Layer, last).pattern(u, self.masks[-1])], dim=1)
 
     def loss(self, sequences: Sequences) -> Float[Tensor, ""]:
         """Mean cross-entropy (nats) of the labels at the read-out tokens."""
