@@ -56,6 +56,7 @@ class Campaign:
         self.run_to_the_end()
         self.seconds = time.monotonic() - start
         self.expected = self.contents()
+        self.size = sum(path.stat().st_size for path in self.results.rglob("*"))
         self._undisturbed = folder.parent / "undisturbed"
         for name in ("results", ".snakemake"):
             shutil.copytree(folder / name, self._undisturbed / name)
@@ -88,7 +89,7 @@ class Campaign:
     def run_to_the_end(self) -> None:
         """Run what is left; fails if Snakemake does."""
         output, code = self.outcome()
-        assert code == 0, output
+        assert code == 0, output[-2000:]
 
     def outcome(self, *options: str) -> tuple[str, int]:
         """What Snakemake prints, and its exit code."""
@@ -177,8 +178,8 @@ class Campaign:
         how(path)
         output, code = self.outcome("--forcerun", DAMAGED[pattern], "--")
         told = re.search(r"(\S+) is damaged \(.*?\)\. Delete (\S+);", output)
-        assert code, output
-        assert told, f"{path} was damaged, and no one said so:\n{output}"
+        assert code, output[-2000:]
+        assert told, f"{path} was damaged, and no one said so:\n{output[-2000:]}"
         assert Path(told[1]) == path.relative_to(self.folder), told[0]
         what = self.folder / (told[1] if told[2] == "it" else told[2])
         shutil.rmtree(what) if what.is_dir() else what.unlink()
@@ -194,8 +195,10 @@ class Campaign:
         shutil.rmtree(self.results, ignore_errors=True)
         with tmpfs(self.results, options):
             output, code = self.outcome()
-            assert code, output
-            assert re.search(r"Cannot write|not allowed \(no permission|No space left|Read-only", output), output
+            assert code, output[-2000:]
+            assert re.search(r"Cannot write|not allowed \(no permission|No space left|Read-only", output), output[
+                -2000:
+            ]
             leftovers = [path for path in self.results.rglob(".*") if path.name != ".lock" and path.is_file()]
             assert not leftovers, leftovers
             subprocess.run(["mount", "-o", "remount,rw,size=200m", str(self.results)], check=True)
@@ -267,9 +270,8 @@ def main() -> None:
         for pattern, how in zip(DAMAGED, itertools.cycle((truncate, empty, alter)), strict=False):
             campaign.damage(pattern, how)
         print("damaged files done", flush=True)
-        campaign.shortage("size=300k", "disk full")
-        campaign.shortage("size=1m", "disk full")
-        campaign.shortage("size=2500k", "disk full")
+        for share in (0.1, 0.3, 0.5, 0.7):
+            campaign.shortage(f"size={int(share * campaign.size)}", "disk full")
         campaign.shortage("ro", "read-only folder")
         print("shortages done", flush=True)
         campaign.kills(options.kills)

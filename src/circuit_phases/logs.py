@@ -19,6 +19,8 @@ def job_log(path: Path | str | None = None) -> Iterator[None]:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(path, mode="w"))
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers, force=True)
+    # It tells of every glyph in a PDF.
+    logging.getLogger("fontTools").setLevel(logging.WARNING)
     try:
         yield
     except UserError as error:
