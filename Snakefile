@@ -13,6 +13,7 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/analyze.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/llm.smk"
 
 
 rule all:
@@ -20,3 +21,4 @@ rule all:
     input:
         rules.tables.input,
         rules.figures.input,
+        rules.llm.input,

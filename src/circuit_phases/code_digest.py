@@ -11,7 +11,10 @@ PACKAGE = "circuit_phases"
 ROOT = Path(__file__).parent
 
 PLUMBING = frozenset(
-    {"checkpoints", "configuration", "datasets", "files", "logs", "paths", "settings", "stages", "tables"}
+    {
+        "checkpoints", "configuration", "datasets", "files", "llm.retrieval", "llm.settings", "llm.stages", "logs",
+        "paths", "settings", "stages", "tables",
+    }  # fmt: skip
 )
 """Modules that move numbers and decide none; settings enter a rule as values, not as code."""
 

@@ -11,9 +11,10 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from circuit_phases.figures import FIGURES, UNTRAINED_TABLES
+from circuit_phases.figures import FIGURES, LLM_FIGURES, UNTRAINED_TABLES
 from circuit_phases.figures.data import Series
 from circuit_phases.files import UserError
+from circuit_phases.llm.settings import LlmSettings
 from circuit_phases.phases import PhaseSettings
 from circuit_phases.settings import GROUPS, Natural, Positive, RuleBroken, RunSettings, Settings, nearest
 
@@ -72,6 +73,7 @@ class Configuration(Settings):
     figures: dict[str, FigureEntry] = Field(description="the figures, by name")
     headline: tuple[str, ...] = Field((), description="the figures of the target headline")
     phases: PhaseSettings = Field(PhaseSettings(), description="how phases are told apart")
+    llm: LlmSettings = Field(LlmSettings(), description="the circuits in language models")
 
     @field_validator("headline", mode="before")
     @classmethod
@@ -92,6 +94,9 @@ class Configuration(Settings):
         for name in self.experiments:
             if name in self.figures and name not in named:
                 raise RuleBroken(f"experiments.{name}: a figure of another experiment has this name. Rename one.")
+        for name in (*self.figures, *self.experiments):
+            if name in LLM_FIGURES:
+                raise RuleBroken(f"{name}: a figure of the language models has this name. Rename it.")
         for name in self.headline:
             if name not in self.figures:
                 raise RuleBroken(f"headline: {name} is not in figures{nearest(name, self.figures)}.")
@@ -137,6 +142,29 @@ class Configuration(Settings):
         named = {figure.experiment for figure in self.figures.values()}
         curves = {name: FigureEntry(experiment=name, draw="curves") for name in self.experiments if name not in named}
         return curves | self.figures
+
+    @property
+    def evaluations(self) -> list[tuple[str, str, str]]:
+        """(model, revision, data set) of every evaluation in scope: the headline has none."""
+        if self.scope == "headline":
+            return []
+        return [
+            (each.model, revision, each.dataset)
+            for each in self.llm.evaluate
+            for revision in self.llm.models[each.model].names
+        ]
+
+    @property
+    def cuts_in_scope(self) -> bool:
+        """Whether attention is cut: where there are demonstrations, and metrics to cut."""
+        return bool(self.evaluations) and max(self.llm.prompts.shots) > 0 and bool(self.llm.cuts.metrics)
+
+    @property
+    def llm_figures(self) -> list[str]:
+        """The figures of the language models that have something to show."""
+        several = any(len(self.llm.models[each.model].names) > 1 for each in self.llm.evaluate)
+        shown = {"llm_cuts": self.cuts_in_scope, "llm_revisions": several}
+        return [name for name in LLM_FIGURES if self.evaluations and shown.get(name, True)]
 
     def run_seeds(self, table: str) -> list[RunSeed]:
         """Every run and seed, once, whose rows of a table some figure in scope needs.

@@ -113,7 +113,7 @@ def draw_figure(
     from circuit_phases.figures.drawing import draw, save
 
     frames = {
-        name: tables.to_frame(tables.concatenate(paths, tables.RUN_TABLES[name])) for name, paths in sources.items()
+        name: tables.to_frame(tables.concatenate(paths, tables.TABLES[name])) for name, paths in sources.items()
     }
     save(draw(drawing, FigureData(tuple(series), frames, rules)), pdf, png)
 

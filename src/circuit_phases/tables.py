@@ -188,7 +188,7 @@ LLM_SOURCES = _schema(
     ("kind", pa.string(), "model or dataset"),
     ("name", pa.string(), "name under llm.models or llm.datasets"),
     ("revision", pa.string(), "revision of the hub's repository, version of the package, or local"),
-    ("origin", pa.string(), "repository, package or local path"),
+    ("origin", pa.string(), "repository, package, or name of the local file or folder"),
     ("sha256", pa.string(), "checksum of the weights, or of the texts and labels in their order"),
     ("texts", pa.int64(), "texts of a data set"),
     ("same_as", pa.string(), "an earlier revision of the model with the same weights"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,17 +15,29 @@ import torch
 from circuit_phases.files import UserError
 from circuit_phases.llm.circuits import METRICS, Cut, Rows, Watch, row_scores, watching
 from circuit_phases.llm.data import Text
-from circuit_phases.llm.evaluation import Measured, circuits_table, measure
+from circuit_phases.llm.evaluation import answers_table, read, sums_table
 from circuit_phases.llm.models import LanguageModel
 from circuit_phases.llm.prompts import Prompt, Wording, make_prompts
+from circuit_phases.llm.summaries import circuits_table
 
 transformers = pytest.importorskip("transformers")
 
 FAMILIES = ["gpt2", "llama", "mistral", "pythia"]
 
 
-def measured(model: LanguageModel, prompts: Sequence[Prompt], wording: Callable[..., Wording], **options: Any) -> Measured:
-    return measure(model, prompts, wording().label_tokens(), **({"batch_size": 5} | options))
+@dataclass(frozen=True)
+class Measured:
+    """The two tables that come from running prompts."""
+
+    answers: pd.DataFrame
+    sums: pd.DataFrame
+
+
+def measured(
+    model: LanguageModel, prompts: Sequence[Prompt], wording: Callable[..., Wording], batch_size: int = 5, cut: Cut | None = None
+) -> Measured:
+    readings = read(model, prompts, wording().label_tokens(), batch_size, cut)
+    return Measured(answers_table(prompts, readings), sums_table(prompts, readings))
 
 
 def by_formula(attention: torch.Tensor, prompt: Prompt) -> dict[str, float]:
@@ -132,7 +146,7 @@ def test_cutting_no_head_changes_nothing(
 ) -> None:
     whole = measured(language_model(family), prompts, wording).answers
     for cut in (Cut("label_attention", {}), Cut("chunk_example", {1: []})):
-        uncut = measured(language_model(family), prompts, wording, cuts=[cut, cut]).answers
+        uncut = measured(language_model(family), prompts, wording, cut=cut).answers
         pd.testing.assert_frame_equal(whole, uncut, check_exact=True)
 
 
@@ -170,7 +184,7 @@ def test_a_cut_head_attends_as_if_its_edges_were_masked(
     moved = 0.0
     for layer, head in ((0, 1), (1, 3)):
         cut = Cut(metric, {layer: [head]})
-        margins = measured(language_model(family), prompts, wording, cuts=[cut, cut]).answers.set_index("query")["margin"]
+        margins = measured(language_model(family), prompts, wording, cut=cut).answers.set_index("query")["margin"]
         for prompt in prompts[:6]:
             logits = by_masking(eager, prompt, metric, layer, head)
             assert margins[prompt.query] == pytest.approx(float(logits[positive] - logits[negative]), abs=1e-4)
@@ -178,14 +192,24 @@ def test_a_cut_head_attends_as_if_its_edges_were_masked(
     assert moved > 1e-3, "the cut does nothing"
 
 
-def test_each_half_has_its_own_cut(
-    language_model: Any, prompts: list[Prompt], wording: Callable[..., Wording]
+def test_a_prompt_asked_twice_is_run_once(
+    language_model: Any, prompts: list[Prompt], wording: Callable[..., Wording], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cut = Cut("label_attention", {layer: range(4) for layer in range(3)})
-    whole = measured(language_model("gpt2"), prompts, wording).answers
-    half = measured(language_model("gpt2"), prompts, wording, cuts=[None, cut]).answers
-    changed = (whole["margin"] != half["margin"]).to_numpy()
-    assert (changed == (whole["half"] == 1)).all()
+    model, run = language_model("gpt2"), []
+    monkeypatch.setattr(model.model, "forward", _counting(model.model.forward, run))
+    once, twice = (measured(model, each, wording) for each in (prompts[:5], [*prompts[:5], *prompts[:5]]))
+    assert run == [5, 5]
+    assert len(twice.answers) == 10
+    np.testing.assert_allclose(twice.sums["sum"], 2 * once.sums["sum"])
+
+
+def _counting(forward: Callable[..., Any], run: list[int]) -> Callable[..., Any]:
+    @functools.wraps(forward)
+    def counted(**inputs: Any) -> Any:
+        run.append(len(inputs["input_ids"]))
+        return forward(**inputs)
+
+    return counted
 
 
 # What cannot be read

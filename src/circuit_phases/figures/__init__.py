@@ -16,5 +16,16 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "seeds": ("training", "phases", "theory"),
 }
 
+LLM_FIGURES: dict[str, tuple[str, ...]] = {
+    "fig10": ("llm_circuits",),
+    "llm_heads": ("llm_circuits",),
+    "llm_labels": ("llm_accuracy",),
+    "llm_cuts": ("llm_accuracy",),
+    "llm_revisions": ("llm_circuits", "llm_sources"),
+}
+"""The figures of the language models, which have no runs and seeds: each shows all of its tables."""
+
+DRAWINGS = FIGURES | LLM_FIGURES
+
 UNTRAINED_TABLES = frozenset({"class_frequencies"})
 """The tables that follow from the world alone."""

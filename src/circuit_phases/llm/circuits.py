@@ -18,9 +18,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuit_phases.files import UserError
-from circuit_phases.llm.models import ATTENTION
 from circuit_phases.llm.prompts import Prompt
 
+ATTENTION = "circuit_phases"
+"""The name under which transformers knows `watched_attention`."""
 METRICS = ("bigram", "label_attention", "chunk_example")
 
 
@@ -151,10 +152,11 @@ def watched_attention(
     return output, None
 
 
-def register_attention() -> None:
-    """Let transformers know the attention function, and that its masks are those of its own kernel."""
+def register_attention() -> str:
+    """Let transformers know the attention function, with the masks of its own kernel; returns its name."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
     AttentionInterface.register(ATTENTION, watched_attention)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    return ATTENTION

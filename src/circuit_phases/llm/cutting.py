@@ -9,14 +9,14 @@ import pandas as pd
 
 from circuit_phases.files import UserError
 from circuit_phases.llm.circuits import Cut
-from circuit_phases.llm.evaluation import HALVES
 from circuit_phases.llm.settings import CutSettings
 
+HALVES = (0, 1)
 Head = tuple[int, int]
 """Layer and head, from 0."""
 
 
-def cuts(sums: pd.DataFrame, settings: CutSettings, seed: int) -> Iterator[tuple[str, list[Cut | None]]]:
+def cuts(sums: pd.DataFrame, settings: CutSettings, seed: int) -> Iterator[tuple[str, list[Cut]]]:
     """Every cut with its name: for the queries of either half, the heads found on the other half.
 
     Random heads are drawn for each half from those that are not its top heads. `sums` are those of the

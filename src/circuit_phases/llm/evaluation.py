@@ -1,17 +1,17 @@
-"""Running prompts through a model in batches: its answers, and the sums of its circuit metrics."""
+"""Running prompts through a model in batches: its answers, and its circuit metrics."""
 
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float32
 from torch import Tensor
 
 from circuit_phases.files import UserError
@@ -19,30 +19,23 @@ from circuit_phases.llm.circuits import METRICS, Cut, Rows, Watch, watching
 from circuit_phases.llm.models import LanguageModel
 from circuit_phases.llm.prompts import Prompt
 
-HALVES = (0, 1)
-
 
 @dataclass(frozen=True)
-class Measured:
-    """What some prompts gave.
+class Reading:
+    """What one prompt gave: how much more likely label 1's word is (in logits), and the metrics of every head."""
 
-    `answers` has a row per prompt: query and label, the label that is more likely next, and by how much (the
-    difference of logits, positive minus negative). `sums` has a row per half, layer, head (null: the mean over
-    heads) and metric: the sum over prompts, the sum of squares, and how many prompts.
-    """
-
-    answers: pd.DataFrame
-    sums: pd.DataFrame
+    margin: float
+    values: Float32[np.ndarray, "layers metrics heads"]
 
 
-def measure(
+def read(
     language_model: LanguageModel,
     prompts: Sequence[Prompt],
     label_tokens: tuple[int, int],
     batch_size: int,
-    cuts: Sequence[Cut | None] = (None, None),
-) -> Measured:
-    """Run prompts with equally many demonstrations; `cuts` are those of either half's prompts.
+    cut: Cut | None = None,
+) -> list[Reading]:
+    """Run prompts, in batches of like length, each distinct one once.
 
     Prompts of a batch are padded at their end, where causal attention never looks, so that padding changes
     nothing and no mask is needed.
@@ -50,32 +43,26 @@ def measure(
     Raises:
         UserError: if the attention of some layer does not pass through the function that reads it.
     """
-    answers: list[dict[str, Any]] = []
-    sums = []
-    for half in HALVES:
-        moments: Float64[np.ndarray, "moments layers metrics heads"] | None = None
-        mine = [prompt for prompt in prompts if prompt.half == half]
-        for batch in _batches(mine, batch_size):
-            watch = Watch(Rows.of(batch, _longest(batch), language_model.model.device), cuts[half])
-            with watching(watch):
-                margins = _margins(language_model, batch, label_tokens)
-            read = _with_mean(_read(language_model, watch))
-            together = np.stack([read.sum(2), (read**2).sum(2)])
-            moments = together if moments is None else moments + together
-            answers += [
-                {"query": prompt.query, "half": half, "label": prompt.label, "predicted": int(margin > 0), "margin": margin}
-                for prompt, margin in zip(batch, margins, strict=True)
-            ]
-        if moments is not None:
-            shown = METRICS if prompts[0].labels else METRICS[:1]
-            sums.append(_sums_table(moments, shown).assign(half=half, prompts=len(mine)))
-    return Measured(pd.DataFrame(answers).sort_values("query"), pd.concat(sums, ignore_index=True))
+    found: dict[object, Reading] = {}
+    for batch in _batches({_content(prompt): prompt for prompt in prompts}.values(), batch_size):
+        watch = Watch(Rows.of(batch, _longest(batch), language_model.model.device), cut)
+        with watching(watch):
+            margins = _margins(language_model, batch, label_tokens)
+        for prompt, margin, values in zip(batch, margins, _values(language_model, watch), strict=True):
+            found[_content(prompt)] = Reading(margin, values)
+    return [found[_content(prompt)] for prompt in prompts]
 
 
-def _batches(prompts: Sequence[Prompt], size: int) -> Iterator[list[Prompt]]:
-    """Prompts of like length together, so that little is padded."""
-    by_length = sorted(prompts, key=lambda prompt: (len(prompt.tokens), prompt.query))
-    return (by_length[start : start + size] for start in range(0, len(by_length), size))
+def _content(prompt: Prompt) -> object:
+    return prompt.tokens, prompt.texts, prompt.labels
+
+
+def _batches(prompts: Iterable[Prompt], size: int) -> Iterator[list[Prompt]]:
+    """Prompts with equally many demonstrations and of like length together, so that little is padded."""
+    ordered = sorted(prompts, key=lambda prompt: (len(prompt.labels), len(prompt.tokens), prompt.query))
+    for _, alike in itertools.groupby(ordered, key=lambda prompt: len(prompt.labels)):
+        group = list(alike)
+        yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
 def _longest(batch: Sequence[Prompt]) -> int:
@@ -97,45 +84,51 @@ def _margins(language_model: LanguageModel, batch: Sequence[Prompt], label_token
     return [float(margin) for margin in positive - negative]
 
 
-def _read(language_model: LanguageModel, watch: Watch) -> Float64[np.ndarray, "layers metrics prompts heads"]:
+def _values(language_model: LanguageModel, watch: Watch) -> Float32[np.ndarray, "prompts layers metrics heads"]:
     if len(watch.values) != language_model.layers:
         raise UserError(
             f"{language_model.name}: attention could be read in {len(watch.values)} of {language_model.layers} layers. "
             "Choose a model whose layers all attend through transformers' attention interface."
         )
-    read = torch.stack(watch.values).double().cpu().numpy()
-    if not np.isfinite(read).all():
-        raise UserError(f"{language_model.name}: attention is not finite in {watch.values[0].dtype}. Set llm.dtype: float32.")
-    return read
+    values: Float32[np.ndarray, "prompts layers metrics heads"] = (
+        torch.stack(watch.values).permute(2, 0, 1, 3).float().cpu().numpy()
+    )
+    if not np.isfinite(values).all():
+        raise UserError(f"{language_model.name}: attention is not finite. Set llm.dtype: float32.")
+    return values
 
 
-def _with_mean(values: Float64[np.ndarray, "*any heads"]) -> Float64[np.ndarray, "*any heads_and_mean"]:
-    return np.concatenate([values, values.mean(-1, keepdims=True)], axis=-1)
-
-
-def _sums_table(moments: Float64[np.ndarray, "moments layers metrics heads"], metrics: Sequence[str]) -> pd.DataFrame:
-    moments = moments[:, :, : len(metrics)]
-    layer, metric, head = np.indices(moments.shape[1:]).reshape(3, -1)
+def answers_table(prompts: Sequence[Prompt], readings: Sequence[Reading]) -> pd.DataFrame:
+    """A row per prompt: the query, its half and label, the label that is more likely next, and by how much."""
     return pd.DataFrame(
         {
-            "layer": layer + 1,
-            "head": pd.Series(head + 1, dtype="Int64").mask(head + 1 == moments.shape[-1]),
-            "metric": np.array(metrics)[metric],
-            "sum": moments[0].ravel(),
-            "sum_of_squares": moments[1].ravel(),
+            "query": [prompt.query for prompt in prompts],
+            "half": [prompt.half for prompt in prompts],
+            "label": [prompt.label for prompt in prompts],
+            "predicted": [int(reading.margin > 0) for reading in readings],
+            "margin": [reading.margin for reading in readings],
         }
     )
 
 
-IDENTITY = ["model", "revision", "dataset", "shots", "demonstration_labels"]
-"""What tells evaluations apart."""
+def sums_table(prompts: Sequence[Prompt], readings: Sequence[Reading]) -> pd.DataFrame:
+    """A row per half, layer, head (null: the mean over heads) and metric: sum over prompts, sum of squares, prompts.
 
-
-def circuits_table(sums: pd.DataFrame) -> pd.DataFrame:
-    """Means and standard errors over all prompts, from the sums of any shards and both halves."""
-    keys = [*IDENTITY, "layer", "head", "metric"]
-    total = sums.groupby(keys, sort=False, dropna=False)[["sum", "sum_of_squares", "prompts"]].sum().reset_index()
-    count = total["prompts"].astype(float)
-    value = total["sum"] / count
-    variance = (total["sum_of_squares"] / count - value**2).clip(lower=0) * count / (count - 1).where(count > 1)
-    return total.assign(value=value, standard_error=(variance / count).map(math.sqrt))
+    Without demonstrations there is only Bigram.
+    """
+    metrics = METRICS if prompts[0].labels else METRICS[:1]
+    tables = []
+    for half in sorted({prompt.half for prompt in prompts}):
+        mine = [each.values for prompt, each in zip(prompts, readings, strict=True) if prompt.half == half]
+        values = np.stack(mine)[:, :, : len(metrics)].astype(np.float64)
+        values = np.concatenate([values, values.mean(-1, keepdims=True)], axis=-1)
+        layer, metric, head = np.indices(values.shape[1:]).reshape(3, -1)
+        columns = {
+            "layer": layer + 1,
+            "head": pd.Series(head + 1, dtype="Int64").mask(head + 1 == values.shape[-1]),
+            "metric": np.array(metrics)[metric],
+            "sum": values.sum(0).ravel(),
+            "sum_of_squares": (values**2).sum(0).ravel(),
+        }
+        tables.append(pd.DataFrame(columns).assign(half=half, prompts=len(mine)))
+    return pd.concat(tables, ignore_index=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +17,6 @@ from circuit_phases.llm.settings import ModelSource
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-ATTENTION = "circuit_phases"
-"""The name under which transformers knows `circuits.watched_attention`."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +111,17 @@ def load_model(name: str, folder: Path, dtype: str = "float32", device: str = "c
 
     from circuit_phases.llm.circuits import register_attention
 
-    register_attention()
     transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     gguf = _gguf(folder)
     options: dict[str, Any] = {"local_files_only": True} | ({"gguf_file": gguf.name} if gguf else {})
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), attn_implementation=ATTENTION, output_loading_info=True, **options
-        )
+        # Progress bars are of no use in a job's log.
+        with redirect_stderr(io.StringIO()):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, dtype=getattr(torch, dtype), attn_implementation=register_attention(),
+                output_loading_info=True, **options,
+            )  # fmt: skip
     except Exception as error:
         if "Unrecognized configuration class" in str(error):
             raise _not_causal(name, "transformers has no causal form of it") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -39,15 +40,17 @@ class Source(Settings):
             raise RuleBroken("file is missing. Name the file within the package.")
         return self
 
+    @property
+    def origin(self) -> str:
+        """The repository, the package, or the name of the local file or folder."""
+        return Path(self.path).name if self.path is not None else self.package or str(self.hub)
+
 
 class ModelSource(Source):
     """One entry of `llm.models`."""
 
     revisions: tuple[Name, ...] = Field(
         (), description="commits, tags or branches of the hub's repository; several give the metrics over training"
-    )
-    keep_weights: bool = Field(
-        True, description="false: weights of a revision are deleted when it is done, before the next is fetched"
     )
     memory_mb: Positive = Field(3000, description="memory to ask a cluster for, in megabytes")
 
@@ -150,7 +153,7 @@ class CutSettings(Settings):
         ("label_attention", "chunk_example"), description="whose edges are cut; []: no cuts"
     )
     heads: Positive = Field(10, description="heads to cut, found on one half of the queries and tested on the other")
-    random_draws: Natural = Field(2, description="draws of as many heads at random from the others")
+    random_draws: Natural = Field(1, description="draws of as many heads at random from the others")
 
     @field_validator("metrics", mode="before")
     @classmethod
@@ -173,6 +176,9 @@ class LlmSettings(Settings):
     evaluate: tuple[Evaluation, ...] = Field((), description="which model is asked about which data set")
     prompts: PromptSettings = Field(PromptSettings(), description="how prompts are made")
     cuts: CutSettings = Field(CutSettings(), description="which attention is cut")
+    keep_weights: bool = Field(
+        True, description="false: weights of a revision are deleted when it is done, before the next is fetched"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="number type of the model")
     device: str = Field("cpu", description="where the model runs: cpu, cuda, cuda:1, mps, ...")
     threads: Positive = Field(1, description="threads of a job")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Sequence
@@ -31,8 +32,7 @@ def get_model(name: str, source: ModelSource, revision: str, folder: Path, ident
 
     require_transformers()
     fetch_model(f"llm.models.{name}", source, revision, folder)
-    origin = source.path or source.package or source.hub
-    row = {"kind": "model", "name": name, "revision": revision, "origin": origin, "sha256": weights_digest(folder)}
+    row = {"kind": "model", "name": name, "revision": revision, "origin": source.origin, "sha256": weights_digest(folder)}
     tables.write_table(identity, tables.table_from_rows([row], tables.LLM_SOURCES), tables.LLM_SOURCES)
 
 
@@ -46,8 +46,7 @@ def get_dataset(name: str, source: DatasetSource, folder: Path, identity: Path) 
     fetch_file(f"llm.datasets.{name}", source, source.revision, folder / file)
     texts = read_texts(folder / file, f"llm.datasets.{name}")
     revision = "local" if source.path else source.revision or str(source.package).partition("==")[2]
-    origin = source.path or source.package or source.hub
-    row = {"kind": "dataset", "name": name, "revision": revision, "origin": origin, "sha256": texts_digest(texts)}
+    row = {"kind": "dataset", "name": name, "revision": revision, "origin": source.origin, "sha256": texts_digest(texts)}
     tables.write_table(
         identity, tables.table_from_rows([row | {"texts": len(texts)}], tables.LLM_SOURCES), tables.LLM_SOURCES
     )
@@ -57,21 +56,21 @@ def evaluate_shard(
     settings: LlmSettings, identity: dict[str, Any], shard: int, model: Path, dataset: Path, answers: Path, sums: Path
 ) -> None:
     """Ask one shard's queries under every number of shots and labels: answers and sums of metrics."""
-    from circuit_phases.llm.evaluation import measure
+    from circuit_phases.llm.evaluation import answers_table, read, sums_table
 
     language_model, texts, wording = _open(settings, identity, model, dataset)
-    log = logging.getLogger(__name__)
+    asked = {
+        (shots, kind): _prompts(settings, texts, wording, shots, kind, shard)
+        for shots, kind in settings.prompts.conditions
+    }
+    every_prompt = [prompt for prompts in asked.values() for prompt in prompts]
+    readings = iter(read(language_model, every_prompt, wording.label_tokens(), settings.batch_size))
     all_answers, all_sums = [], []
-    for shots, kind in settings.prompts.conditions:
-        prompts = _prompts(settings, texts, wording, shots, kind, shard)
-        if not prompts:
-            continue
-        measured = measure(language_model, prompts, wording.label_tokens(), settings.batch_size)
+    for (shots, kind), prompts in asked.items():
+        mine = list(itertools.islice(readings, len(prompts)))
         condition = identity | {"shots": shots, "demonstration_labels": kind}
-        all_answers.append(measured.answers.assign(**condition, cut=UNCUT))
-        all_sums.append(measured.sums.assign(**condition))
-        right = (measured.answers["predicted"] == measured.answers["label"]).mean()
-        log.info("%s shots, %s labels: %s prompts, accuracy %.3f", shots, kind, len(prompts), right)
+        all_answers.append(answers_table(prompts, mine).assign(**condition, cut=UNCUT))
+        all_sums += [sums_table(prompts, mine).assign(**condition)] if prompts else []
     _write(all_answers, answers, tables.LLM_ANSWERS)
     _write(all_sums, sums, tables.LLM_SUMS)
 
@@ -86,8 +85,8 @@ def cut_shard(
     answers: Path,
 ) -> None:
     """Ask one shard's queries, with gold labels and the most shots, with each cut of attention."""
-    from circuit_phases.llm.cutting import cuts
-    from circuit_phases.llm.evaluation import measure
+    from circuit_phases.llm.cutting import HALVES, cuts
+    from circuit_phases.llm.evaluation import answers_table, read
 
     shots = max(settings.prompts.shots)
     found = tables.to_frame(tables.concatenate(sums, tables.LLM_SUMS))
@@ -96,38 +95,37 @@ def cut_shard(
     prompts = _prompts(settings, texts, wording, shots, "gold", shard)
     condition = identity | {"shots": shots, "demonstration_labels": "gold"}
     rows = []
-    for name, both_halves in cuts(found, settings.cuts, settings.prompts.seed):
-        logging.getLogger(__name__).info("%s: %s", name, [cut.heads for cut in both_halves if cut])
-        measured = measure(language_model, prompts, wording.label_tokens(), settings.batch_size, both_halves)
-        rows.append(measured.answers.assign(**condition, cut=name))
+    for name, both in cuts(found, settings.cuts, settings.prompts.seed):
+        for half in HALVES:
+            mine = [prompt for prompt in prompts if prompt.half == half]
+            logging.getLogger(__name__).info("%s, queries of half %s: %s", name, half, both[half].heads)
+            readings = read(language_model, mine, wording.label_tokens(), settings.batch_size, both[half])
+            rows.append(answers_table(mine, readings).assign(**condition, cut=name))
     _write(rows, answers, tables.LLM_ANSWERS)
 
 
-def collect_circuits(sums: Sequence[Path | str], path: Path) -> None:
-    """The table `llm_circuits` from the sums of all shards."""
-    from circuit_phases.llm.evaluation import circuits_table
+def collect(name: str, parts: Sequence[Path | str], path: Path) -> None:
+    """One table over all models, from the sums, answers or sources of its parts."""
+    from circuit_phases.llm.summaries import accuracy_table, circuits_table
 
-    rows = circuits_table(tables.to_frame(tables.concatenate(sums, tables.LLM_SUMS)))
-    tables.write_table(path, rows, tables.LLM_CIRCUITS)
-
-
-def collect_accuracy(answers: Sequence[Path | str], path: Path) -> None:
-    """The table `llm_accuracy` from the answers of all shards."""
-    from circuit_phases.llm.accuracy import accuracy_table
-
-    rows = accuracy_table(tables.to_frame(tables.concatenate(answers, tables.LLM_ANSWERS)))
-    tables.write_table(path, rows, tables.LLM_ACCURACY)
+    made, schema = {
+        "llm_circuits": (circuits_table, tables.LLM_SUMS),
+        "llm_accuracy": (accuracy_table, tables.LLM_ANSWERS),
+        "llm_sources": (_name_repeats, tables.LLM_SOURCES),
+    }[name]
+    rows = made(tables.to_frame(tables.concatenate(parts, schema)))
+    tables.write_table(path, rows, tables.LLM_TABLES[name])
 
 
-def collect_sources(identities: Sequence[Path | str], path: Path) -> None:
-    """The table `llm_sources`; a revision with the weights of an earlier one is named after it."""
-    rows = tables.to_frame(tables.concatenate(identities, tables.LLM_SOURCES))
-    first = rows.groupby(["kind", "name", "sha256"], sort=False)["revision"].transform("first")
-    same = first.where(first != rows["revision"], None)
-    for row, other in zip(rows.itertuples(), same, strict=True):
-        if other is not None and not pd.isna(other):
-            logging.getLogger(__name__).warning("%s: revisions %s and %s are the same", row.name, row.revision, other)
-    tables.write_table(path, rows.assign(same_as=same), tables.LLM_SOURCES)
+def _name_repeats(sources: pd.DataFrame) -> pd.DataFrame:
+    """Name each revision of a model that has the weights of an earlier one after that one."""
+    first = sources.groupby(["kind", "name", "sha256"], sort=False)["revision"].transform("first")
+    named = sources.assign(same_as=first.where(first != sources["revision"], None))
+    for row in named[named["same_as"].notna()].itertuples():
+        logging.getLogger(__name__).warning(
+            "%s: the weights of revision %s are those of %s", row.name, row.revision, row.same_as
+        )
+    return named
 
 
 def _open(
