@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from circuit_phases.llm.data import Text
 from circuit_phases.llm.models import LanguageModel, load_model
 from circuit_phases.llm.prompts import Prompt, Wording, make_prompts
 from circuit_phases.llm.settings import PromptSettings
 
-transformers = pytest.importorskip("transformers")
+
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers  # noqa: E402
 

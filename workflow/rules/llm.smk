@@ -141,7 +141,7 @@ rule llm_evaluation:
         "../scripts/llm_evaluation.py"
 
 
-rule llm_cuts:
+rule llm_cutting:
     input:
         model=rules.llm_model.output.weights,
         dataset=rules.llm_dataset.output.folder,
@@ -149,9 +149,9 @@ rule llm_cuts:
     output:
         f"{SHARD}/cuts.parquet",
     log:
-        f"{RESULTS}/logs/llm_cuts/{{model}}/{{revision}}/{{dataset}}/shard-{{shard}}.log",
+        f"{RESULTS}/logs/llm_cutting/{{model}}/{{revision}}/{{dataset}}/shard-{{shard}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/llm_cuts/{{model}}/{{revision}}/{{dataset}}/shard-{{shard}}.tsv"
+        f"{RESULTS}/benchmarks/llm_cutting/{{model}}/{{revision}}/{{dataset}}/shard-{{shard}}.tsv"
     conda:
         "../envs/llm.yaml"
     threads: LLM.threads
@@ -163,7 +163,7 @@ rule llm_cuts:
         settings=llm_settings("cuts"),
         code=code_digest("llm.cutting", "llm.evaluation"),
     script:
-        "../scripts/llm_cuts.py"
+        "../scripts/llm_cutting.py"
 
 
 rule llm_table:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 
 from circuit_phases.files import UserError
 from circuit_phases.llm.circuits import METRICS, Cut, Rows, Watch, row_scores, watching
@@ -20,7 +21,7 @@ from circuit_phases.llm.models import LanguageModel
 from circuit_phases.llm.prompts import Prompt, Wording, make_prompts
 from circuit_phases.llm.summaries import circuits_table
 
-transformers = pytest.importorskip("transformers")
+
 
 FAMILIES = ["gpt2", "llama", "mistral", "pythia"]
 
