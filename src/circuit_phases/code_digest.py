@@ -10,12 +10,8 @@ from pathlib import Path
 PACKAGE = "circuit_phases"
 ROOT = Path(__file__).parent
 
-PLUMBING = frozenset(
-    {
-        "checkpoints", "configuration", "datasets", "files", "llm.retrieval", "llm.settings", "llm.stages", "logs",
-        "paths", "settings", "stages", "tables",
-    }  # fmt: skip
-)
+_PLUMBING = ("checkpoints", "configuration", "datasets", "files", "logs", "paths", "settings", "stages", "tables")
+PLUMBING = frozenset([*_PLUMBING, "llm.retrieval", "llm.settings", "llm.stages"])
 """Modules that move numbers and decide none; settings enter a rule as values, not as code."""
 
 

@@ -236,7 +236,9 @@ def one_line(error: ValidationError | RuleBroken) -> str:
     cause = first.get("ctx", {}).get("error")
     location = [str(part) for part in first["loc"]]
     if isinstance(cause, RuleBroken):
-        where = ".".join(part for part in location[:-1] if part not in GROUPS)
+        # A rule of one field names it itself; a rule across fields stands in what holds them.
+        named = location and str(cause).startswith(location[-1])
+        where = ".".join(part for part in location[: -1 if named else None] if part not in GROUPS)
         return f"{where}: {cause}" if where else str(cause)
     *path, key = location or ["config"]
     where = ".".join(part for part in path if part not in GROUPS)

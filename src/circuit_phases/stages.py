@@ -112,9 +112,7 @@ def draw_figure(
     from circuit_phases.figures.data import FigureData
     from circuit_phases.figures.drawing import draw, save
 
-    frames = {
-        name: tables.to_frame(tables.concatenate(paths, tables.TABLES[name])) for name, paths in sources.items()
-    }
+    frames = {name: tables.to_frame(tables.concatenate(paths, tables.TABLES[name])) for name, paths in sources.items()}
     save(draw(drawing, FigureData(tuple(series), frames, rules)), pdf, png)
 
 

@@ -10,17 +10,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from circuit_phases.llm.data import Text
 from circuit_phases.llm.models import LanguageModel, load_model
 from circuit_phases.llm.prompts import Prompt, Wording, make_prompts
 from circuit_phases.llm.settings import PromptSettings
 
-
-
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers  # noqa: E402
-
-WORDS = "a an the film story plot acting is was n't dull bright slow warm funny too and but very good bad never".split()
+LINE = "a an the film story plot acting is was n't dull bright slow warm funny too and but very good bad never"
 MARKS = ["", " .", " !", " ...", "  --  so", " naïve café", " 100%", " ''quoted''", " \N{FILM PROJECTOR}", " don't"]
 
 
@@ -28,7 +25,7 @@ def _reviews(count: int) -> list[Text]:
     stream = np.random.default_rng(7)
     return [
         Text(
-            " ".join(stream.choice(WORDS, int(stream.integers(1, 12)))) + str(stream.choice(MARKS)),
+            " ".join(stream.choice(LINE.split(), int(stream.integers(1, 12)))) + str(stream.choice(MARKS)),
             int(stream.integers(2)),
         )
         for _ in range(count)

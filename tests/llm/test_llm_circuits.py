@@ -21,8 +21,6 @@ from circuit_phases.llm.models import LanguageModel
 from circuit_phases.llm.prompts import Prompt, Wording, make_prompts
 from circuit_phases.llm.summaries import circuits_table
 
-
-
 FAMILIES = ["gpt2", "llama", "mistral", "pythia"]
 
 
@@ -35,7 +33,11 @@ class Measured:
 
 
 def measured(
-    model: LanguageModel, prompts: Sequence[Prompt], wording: Callable[..., Wording], batch_size: int = 5, cut: Cut | None = None
+    model: LanguageModel,
+    prompts: Sequence[Prompt],
+    wording: Callable[..., Wording],
+    batch_size: int = 5,
+    cut: Cut | None = None,
 ) -> Measured:
     readings = read(model, prompts, wording().label_tokens(), batch_size, cut)
     return Measured(answers_table(prompts, readings), sums_table(prompts, readings))
@@ -177,7 +179,12 @@ def by_masking(model: Any, prompt: Prompt, metric: str, layer: int, head: int) -
 @pytest.mark.parametrize("family", ["gpt2", "llama", "pythia"])
 @pytest.mark.parametrize("metric", ["label_attention", "chunk_example"])
 def test_a_cut_head_attends_as_if_its_edges_were_masked(
-    family: str, metric: str, language_model: Any, folder_of: Any, prompts: list[Prompt], wording: Callable[..., Wording]
+    family: str,
+    metric: str,
+    language_model: Any,
+    folder_of: Any,
+    prompts: list[Prompt],
+    wording: Callable[..., Wording],
 ) -> None:
     eager = transformers.AutoModelForCausalLM.from_pretrained(folder_of(family), attn_implementation="eager").eval()
     negative, positive = wording().label_tokens()

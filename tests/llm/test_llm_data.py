@@ -36,7 +36,7 @@ def test_parquet_and_tsv_give_the_same_texts_and_checksum(tmp_path: Path) -> Non
 
 def test_rated_snippets_are_positive_negative_or_left_out(tmp_path: Path) -> None:
     path = tmp_path / "rated.txt"
-    path.write_bytes("1\t2.26\tA ''good'' one\r\n2\t-0.5\tslow\tand dull\r\n3\t0\tneither\r\n".encode())
+    path.write_bytes(b"1\t2.26\tA ''good'' one\r\n2\t-0.5\tslow\tand dull\r\n3\t0\tneither\r\n")
     assert read_texts(path, "x") == [Text("A ''good'' one", 1), Text("slow\tand dull", 0)]
 
 
@@ -57,7 +57,12 @@ def test_a_row_that_cannot_be_asked_is_told(rows: list[tuple[str, str]], told: s
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a.tsv", b"text\tlabel\na\t1\n"), ("a.parquet", b"no parquet"), ("a.txt", b"one two\n"), ("a.tsv", b"\xff\xfe\x00")],
+    [
+        ("a.tsv", b"text\tlabel\na\t1\n"),
+        ("a.parquet", b"no parquet"),
+        ("a.txt", b"one two\n"),
+        ("a.tsv", b"\xff\xfe\x00"),
+    ],
 )
 def test_a_file_of_another_kind_is_told(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
@@ -84,7 +89,9 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         add(archive, "data/reviews.tsv", b"sentence\tlabel\ngood\t1\nbad\t0\n")
     with zipfile.ZipFile(folder / "tiny_reviews-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr("tiny_reviews/resources.tar.gz", inner.getvalue())
-        wheel.writestr("tiny_reviews-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-reviews\nVersion: 1.0\n")
+        wheel.writestr(
+            "tiny_reviews-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-reviews\nVersion: 1.0\n"
+        )
         wheel.writestr("tiny_reviews-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         wheel.writestr("tiny_reviews-1.0.dist-info/RECORD", "")
     for name, value in {"NO_INDEX": "1", "FIND_LINKS": str(folder), "CONFIG_FILE": "/dev/null"}.items():
@@ -152,5 +159,5 @@ def test_a_hubs_own_checksum_is_heeded(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "fetched.parquet").write_bytes(b"other bytes")
     monkeypatch.setattr(retrieval, "_from_hub", lambda *_: (tmp_path / "fetched.parquet", "f" * 64))
     source = DatasetSource(hub="a/b", revision="abc", file="x.parquet")
-    with pytest.raises(UserError, match="the checksum of fetched.parquet is .*, not ffff"):
+    with pytest.raises(UserError, match=r"the checksum of fetched.parquet is .*, not ffff"):
         fetch_file("llm.datasets.x", source, "abc", tmp_path / "x.parquet")

@@ -6,7 +6,6 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
@@ -125,23 +124,19 @@ def test_a_damaged_gguf_is_told(size: int, tmp_path: Path) -> None:
     one_line(caught)
 
 
-def test_a_tokenizer_without_offsets_is_told(
-    folder_of: FolderOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tokenizer_without_offsets_is_told(folder_of: FolderOf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformers.PreTrainedTokenizerFast, "is_fast", False)
     with pytest.raises(UserError, match="its tokenizer gives no offsets"):
         load_model("llm.models.x", folder_of("gpt2"))
 
 
 def test_a_device_that_is_not_there_is_told(folder_of: FolderOf) -> None:
-    with pytest.raises(UserError, match="llm.device = cuda:7 cannot be used") as caught:
+    with pytest.raises(UserError, match=r"llm.device = cuda:7 cannot be used") as caught:
         load_model("llm.models.x", folder_of("gpt2"), device="cuda:7")
     one_line(caught)
 
 
-def test_attention_with_more_than_a_softmax_is_refused(
-    folder_of: FolderOf, tmp_path: Path
-) -> None:
+def test_attention_with_more_than_a_softmax_is_refused(folder_of: FolderOf, tmp_path: Path) -> None:
     config = transformers.Gemma2Config(
         vocab_size=400, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, head_dim=8,

@@ -113,9 +113,7 @@ def test_queries_fall_into_two_halves_whatever_shard_they_are_in(
 
 def test_texts_are_cut_at_a_token(wording: Callable[..., Wording], reviews: list[Text]) -> None:
     whole, cut = wording(), wording(text_tokens=3)
-    for one, other in zip(
-        *(make_prompts(reviews, each, 2, "gold", range(40)) for each in (whole, cut)), strict=True
-    ):
+    for one, other in zip(*(make_prompts(reviews, each, 2, "gold", range(40)) for each in (whole, cut)), strict=True):
         for (start, stop), (short_start, short_stop) in zip(one.texts, other.texts, strict=True):
             assert short_stop - short_start <= min(stop - start, 3)
             text = whole.tokenizer.decode(one.tokens[start:stop])

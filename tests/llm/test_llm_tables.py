@@ -21,7 +21,9 @@ ASKED = {"model": "m", "revision": "r", "dataset": "d", "shots": 2, "demonstrati
 
 def answers(right: int, prompts: int, **changes: Any) -> pd.DataFrame:
     columns = {"cut": "none", "half": 0, "label": 1, "margin": 0.0} | ASKED | changes
-    return pd.DataFrame({"query": range(prompts), "predicted": [int(i < right) for i in range(prompts)]}).assign(**columns)
+    return pd.DataFrame({"query": range(prompts), "predicted": [int(i < right) for i in range(prompts)]}).assign(
+        **columns
+    )
 
 
 def test_accuracy_has_wilsons_interval() -> None:
@@ -47,7 +49,9 @@ def test_each_condition_and_cut_has_its_own_row_over_all_shards(tmp_path: Path) 
     assert rows == {(2, "none"): 4 / 6, (2, "label_attention: top 2 heads"): 0.0, (0, "none"): 1.0}
 
 
-def test_a_revision_with_the_weights_of_an_earlier_one_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_revision_with_the_weights_of_an_earlier_one_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     digests = {"step1": "a", "step2": "b", "main": "b", "last": "a"}
     rows = [
         {"kind": "model", "name": name, "revision": revision, "origin": "o", "sha256": digest}
@@ -67,7 +71,13 @@ def test_a_revision_with_the_weights_of_an_earlier_one_is_named(tmp_path: Path, 
 def sums(heads_by_half: list[dict[tuple[int, int], float]]) -> pd.DataFrame:
     return pd.DataFrame(
         [
-            {"half": half, "layer": layer, "head": head, "metric": metric, "sum": value if metric == "label_attention" else 9 - value}
+            {
+                "half": half,
+                "layer": layer,
+                "head": head,
+                "metric": metric,
+                "sum": value if metric == "label_attention" else 9 - value,
+            }
             for half, heads in enumerate(heads_by_half)
             for (layer, head), value in heads.items()
             for metric in ("label_attention", "chunk_example")
@@ -95,7 +105,9 @@ def test_random_heads_are_as_many_and_none_of_the_top_ones() -> None:
     made = list(cuts(found, settings, seed=1))
     assert len(made) == 9
     drawn = [
-        sorted((layer, head) for layer, heads in cut.heads.items() for head in heads) for _, both in made[1:] for cut in both
+        sorted((layer, head) for layer, heads in cut.heads.items() for head in heads)
+        for _, both in made[1:]
+        for cut in both
     ]
     assert {len(set(heads)) for heads in drawn} == {2}
     assert not {(2, 0), (2, 1)} & {head for heads in drawn for head in heads}
@@ -105,6 +117,6 @@ def test_random_heads_are_as_many_and_none_of_the_top_ones() -> None:
 
 
 def test_more_heads_than_there_are_is_told() -> None:
-    found = sums([{key: 1.0 for key in EVERY}] * 2)
-    with pytest.raises(UserError, match="cuts.heads = 4 is not allowed"):
+    found = sums([dict.fromkeys(EVERY, 1.0)] * 2)
+    with pytest.raises(UserError, match=r"cuts.heads = 4 is not allowed"):
         list(cuts(found, CutSettings(heads=4), seed=0))

@@ -26,7 +26,8 @@ wildcard_constraints:
 
 def llm_settings(*names):
     """The settings that decide a job's numbers."""
-    return LLM.model_dump(include={"prompts", "dtype", "device", "batch_size", "shards", *names})
+    kept = {"prompts", "dtype", "device", "batch_size", "shards", *names}
+    return {name: value for name, value in LLM.model_dump().items() if name in kept}
 
 
 def shards(pattern, evaluations):
@@ -49,7 +50,9 @@ def revision_before(wildcards):
     place = names.index(wildcards.revision)
     if LLM.keep_weights or place == 0:
         return []
-    done = [each for each in EVALUATIONS if each[:2] == (wildcards.model, names[place - 1])]
+    done = [
+        each for each in EVALUATIONS if each[:2] == (wildcards.model, names[place - 1])
+    ]
     last = "cuts" if configuration.cuts_in_scope else "answers"
     return ancient(shards(f"{SHARD}/{last}.parquet", done))
 
@@ -65,7 +68,10 @@ def table_parts(wildcards):
     if wildcards.llm_table == "llm_circuits":
         return shards(f"{SHARD}/sums.parquet", EVALUATIONS)
     cuts = shards(f"{SHARD}/cuts.parquet", EVALUATIONS)
-    return shards(f"{SHARD}/answers.parquet", EVALUATIONS) + cuts * configuration.cuts_in_scope
+    return (
+        shards(f"{SHARD}/answers.parquet", EVALUATIONS)
+        + cuts * configuration.cuts_in_scope
+    )
 
 
 rule llm_model:
@@ -131,7 +137,8 @@ rule llm_evaluation:
         "../envs/llm.yaml"
     threads: LLM.threads
     resources:
-        mem_mb=lambda wildcards, attempt: LLM.models[wildcards.model].memory_mb * attempt,
+        mem_mb=lambda wildcards, attempt: LLM.models[wildcards.model].memory_mb
+        * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
         gpu=int(LLM.device != "cpu"),
     params:
@@ -145,7 +152,11 @@ rule llm_cutting:
     input:
         model=rules.llm_model.output.weights,
         dataset=rules.llm_dataset.output.folder,
-        sums=expand(rules.llm_evaluation.output.sums, shard=range(LLM.shards), allow_missing=True),
+        sums=expand(
+            rules.llm_evaluation.output.sums,
+            shard=range(LLM.shards),
+            allow_missing=True,
+        ),
     output:
         f"{SHARD}/cuts.parquet",
     log:
@@ -156,7 +167,8 @@ rule llm_cutting:
         "../envs/llm.yaml"
     threads: LLM.threads
     resources:
-        mem_mb=lambda wildcards, attempt: LLM.models[wildcards.model].memory_mb * attempt,
+        mem_mb=lambda wildcards, attempt: LLM.models[wildcards.model].memory_mb
+        * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
         gpu=int(LLM.device != "cpu"),
     params:
@@ -212,7 +224,9 @@ rule llm_figure:
         drawing=lambda wildcards: wildcards.llm_figure,
         series=[],
         phases=configuration.phases.model_dump(),
-        code=lambda wildcards: code_digest(f"figures.{wildcards.llm_figure}", "figures.drawing"),
+        code=lambda wildcards: code_digest(
+            f"figures.{wildcards.llm_figure}", "figures.drawing"
+        ),
     script:
         "../scripts/figure.py"
 

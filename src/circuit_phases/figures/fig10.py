@@ -15,7 +15,7 @@ from circuit_phases.figures.style import SERIES_COLOURS, styled
 
 @styled
 def figure(data: FigureData) -> Figure:
-    """A row per model and data set, a panel per metric: the mean over heads and prompts, two standard errors around it."""
+    """A row per model and data set, a panel per metric: means over heads and prompts, two standard errors around."""
     table = with_gold_labels(data.tables["llm_circuits"])
     asked = every_asked(table[table["head"].isna()])
     colours = dict(zip(sorted(table["shots"].unique()), SERIES_COLOURS, strict=False))
@@ -26,7 +26,9 @@ def figure(data: FigureData) -> Figure:
                 layer = curve["layer"].to_numpy(dtype=float)
                 value, error = (curve[name].to_numpy(dtype=float) for name in ("value", "standard_error"))
                 axes.plot(layer, value, ".-", markersize=3, color=colours[shots], zorder=3)
-                axes.fill_between(layer, value - 2 * error, value + 2 * error, color=colours[shots], alpha=0.25, linewidth=0)
+                axes.fill_between(
+                    layer, value - 2 * error, value + 2 * error, color=colours[shots], alpha=0.25, linewidth=0
+                )
             axes.set_ylim(bottom=0)
     for axes, name in ((axes, name) for panels in rows for axes, name in zip(panels, METRICS.values(), strict=True)):
         axes.set(title=name, xlabel="layer")

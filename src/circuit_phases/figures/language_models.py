@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +36,7 @@ class Asked:
 
 def every_asked(table: pd.DataFrame) -> list[Asked]:
     """The last revision of each model, on each data set, in the table's order."""
-    last = {(row.model, row.dataset): row.revision for row in _distinct(table)}
+    last = {(model, dataset): revision for model, revision, dataset in _distinct(table)}
     return [
         Asked(model, revision, dataset, _of(table, model, dataset, revision))
         for (model, dataset), revision in last.items()
@@ -45,7 +45,7 @@ def every_asked(table: pd.DataFrame) -> list[Asked]:
 
 def every_revision(table: pd.DataFrame) -> list[list[Asked]]:
     """The revisions of each model on each data set, in order, where there are several."""
-    pairs = dict.fromkeys((row.model, row.dataset) for row in _distinct(table))
+    pairs = dict.fromkeys((model, dataset) for model, _, dataset in _distinct(table))
     found = [
         [Asked(m, revision, d, _of(table, m, d, revision)) for revision in _of(table, m, d)["revision"].unique()]
         for m, d in pairs
@@ -53,8 +53,9 @@ def every_revision(table: pd.DataFrame) -> list[list[Asked]]:
     return [revisions for revisions in found if len(revisions) > 1]
 
 
-def _distinct(table: pd.DataFrame) -> Sequence[pd.Series[str]]:
-    return list(table[["model", "revision", "dataset"]].drop_duplicates().itertuples())
+def _distinct(table: pd.DataFrame) -> Iterator[tuple[str, ...]]:
+    rows = table[["model", "revision", "dataset"]].drop_duplicates()
+    return zip(*(rows[name].astype(str) for name in rows), strict=True)
 
 
 def _of(table: pd.DataFrame, model: str, dataset: str, revision: str | None = None) -> pd.DataFrame:
@@ -67,9 +68,7 @@ def with_gold_labels(table: pd.DataFrame) -> pd.DataFrame:
     return table[(table["shots"] > 0) & (table["demonstration_labels"] == "gold")]
 
 
-def row_of_panels(
-    count: int, columns: int, height: float, titles: Sequence[str]
-) -> tuple[Figure, list[list[Axes]]]:
+def row_of_panels(count: int, columns: int, height: float, titles: Sequence[str]) -> tuple[Figure, list[list[Axes]]]:
     """A titled part per evaluation, each with a row of panels; without any, one empty part."""
     figure = new_figure(PAGE, height * max(count, 1) + 0.3)
     parts = figure.subfigures(max(count, 1), 1, squeeze=False)[:, 0]
@@ -82,7 +81,9 @@ def accuracy_panel(axes: Axes, rows: pd.DataFrame, names: Sequence[str], place: 
     """Accuracies as dots with their intervals, one under another, beside chance."""
     accuracy = rows["accuracy"].to_numpy(dtype=float)
     low, high = (rows[name].to_numpy(dtype=float) for name in ("low", "high"))
-    axes.errorbar(accuracy, place, xerr=[accuracy - low, high - accuracy], fmt="o", markersize=3, color=colour, elinewidth=0.9)
+    axes.errorbar(
+        accuracy, place, xerr=[accuracy - low, high - accuracy], fmt="o", markersize=3, color=colour, elinewidth=0.9
+    )
     axes.axvline(CHANCE, color=GREY, linewidth=0.7, dashes=(4, 2.5), zorder=1)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)

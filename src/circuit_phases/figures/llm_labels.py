@@ -30,12 +30,15 @@ def figure(data: FigureData) -> Figure:
     asked = every_asked(table)
     drawn, rows = row_of_panels(len(asked), 1, 0.75 + 0.17 * len(kinds), [each.title for each in asked])
     for (axes,), each in zip(rows, asked, strict=False):
-        for number, (count, group) in enumerate(each.rows.groupby("shots")):
+        for number, count in enumerate(colours):
+            group = each.rows[each.rows["shots"] == count]
             place = np.array([kinds.index(kind) for kind in group["demonstration_labels"]], dtype=float)
             shift = 0.0 if count == 0 or len(shots) == 1 else 0.5 * (number / len(shots) - 0.5)
             accuracy_panel(axes, group, [KINDS[kind] for kind in kinds], place + shift, colours[count])
     handles = [
-        Line2D([], [], marker="o", markersize=3, linestyle="none", color=colours[count], label=f"{count} demonstrations")
+        Line2D(
+            [], [], marker="o", markersize=3, linestyle="none", color=colours[count], label=f"{count} demonstrations"
+        )
         for count in shots
     ]
     accuracy_legend(drawn, handles, "share of queries whose label word is the more likely one; bars: 95 % intervals")

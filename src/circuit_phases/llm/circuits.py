@@ -87,7 +87,7 @@ def row_scores(
     places: Int[Tensor, "prompts rows"],
 ) -> Float[Tensor, "prompts heads rows tokens"]:
     """Attention logits of some rows, -inf where a row may not look; without a mask, attention is causal."""
-    prompts, heads, tokens, width = query.shape
+    prompts, heads, _, width = query.shape
     rows = query.take_along_dim(places[:, None, :, None], dim=2)
     # Heads that share their keys (grouped-query attention) stand together.
     grouped = rows.reshape(prompts, key.shape[1], -1, width) @ key.transpose(-1, -2)
@@ -144,7 +144,9 @@ def watched_attention(
 
     unknown = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
     if unknown:
-        raise UserError(f"{type(module).__name__} attends with {unknown[0]}, which is not supported. Choose another model.")
+        raise UserError(
+            f"{type(module).__name__} attends with {unknown[0]}, which is not supported. Choose another model."
+        )
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     watch = _WATCH.get()
     if watch is not None:

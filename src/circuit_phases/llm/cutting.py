@@ -47,9 +47,13 @@ def cuts(sums: pd.DataFrame, settings: CutSettings, seed: int) -> Iterator[tuple
 
 def _ranked(sums: pd.DataFrame) -> list[Head]:
     """Heads in falling order of a metric."""
-    total = sums[sums["head"].notna()].groupby(["layer", "head"])["sum"].sum().sort_values(ascending=False, kind="stable")
+    total = (
+        sums[sums["head"].notna()].groupby(["layer", "head"])["sum"].sum().sort_values(ascending=False, kind="stable")
+    )
     return [(int(layer) - 1, int(head) - 1) for layer, head in total.index]
 
 
 def _cut(metric: str, heads: list[Head]) -> Cut:
-    return Cut(metric, {layer: sorted(h for at, h in heads if at == layer) for layer in sorted({at for at, _ in heads})})
+    return Cut(
+        metric, {layer: sorted(h for at, h in heads if at == layer) for layer in sorted({at for at, _ in heads})}
+    )

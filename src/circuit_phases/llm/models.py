@@ -74,7 +74,7 @@ def weights_digest(folder: Path) -> str:
     try:
         for name, tensor in _tensors(folder):
             content = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-            content.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+            content.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
             digests[name] = content.hexdigest()
     except Exception as error:
         raise _damaged(folder, error) from error

@@ -43,7 +43,9 @@ class Wording:
     settings: PromptSettings
     context_window: int | None = None
 
-    def tokenize(self, demonstrations: Sequence[tuple[str, str]], query: str) -> tuple[list[int], list[Span], list[Span]]:
+    def tokenize(
+        self, demonstrations: Sequence[tuple[str, str]], query: str
+    ) -> tuple[list[int], list[Span], list[Span]]:
         """Tokens of a prompt of (text, label word) pairs and a query, spans of the texts, spans of the labels."""
         before, rest = self.settings.template.split("{text}")
         between, after = rest.split("{label}")
@@ -142,7 +144,9 @@ def _stream(settings: PromptSettings, purpose: int, query: int | None = None) ->
     return np.random.default_rng([settings.seed, purpose, *([] if query is None else [query])])
 
 
-def make_prompts(texts: Sequence[Text], wording: Wording, shots: int, kind: str, queries: Sequence[int]) -> list[Prompt]:
+def make_prompts(
+    texts: Sequence[Text], wording: Wording, shots: int, kind: str, queries: Sequence[int]
+) -> list[Prompt]:
     """A prompt for each query; a query belongs to half 0 or 1 by its row, whichever shard it is in.
 
     Raises:
@@ -154,7 +158,9 @@ def make_prompts(texts: Sequence[Text], wording: Wording, shots: int, kind: str,
     for query in queries:
         rows = draw_demonstrations(texts, settings, shots, query)
         carried = demonstration_labels([texts[row].label for row in rows], kind, settings, query)
-        pairs = [(wording.cut(texts[row].text), settings.labels[label]) for row, label in zip(rows, carried, strict=True)]
+        pairs = [
+            (wording.cut(texts[row].text), settings.labels[label]) for row, label in zip(rows, carried, strict=True)
+        ]
         tokens, spans, labels = wording.tokenize(pairs, wording.cut(texts[query].text))
         if wording.context_window is not None and len(tokens) > wording.context_window:
             raise UserError(
@@ -162,7 +168,9 @@ def make_prompts(texts: Sequence[Text], wording: Wording, shots: int, kind: str,
                 f"{wording.model} {wording.context_window}. Set text_tokens to cut texts, or fewer shots."
             )
         if (0, 0) in spans:
-            raise UserError(f"{wording.model} has no token for a text of the prompt of row {query + 1}. Remove that text.")
+            raise UserError(
+                f"{wording.model} has no token for a text of the prompt of row {query + 1}. Remove that text."
+            )
         if [tokens[start:stop] for start, stop in labels] != [[label_tokens[label]] for label in carried]:
             raise UserError(
                 f"llm.prompts.template: labels run into what stands around them for {wording.model} "

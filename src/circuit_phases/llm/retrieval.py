@@ -143,11 +143,13 @@ def _member(name: str, archive: Path, member: str, target: Path) -> Path:
             with zipfile.ZipFile(archive) as opened, opened.open(member) as content, target.open("wb") as file:
                 shutil.copyfileobj(content, file)
         else:
-            with tarfile.open(archive) as opened:
-                names = opened.getnames()
-                full = member if member in names else f"{names[0].partition('/')[0]}/{member}"
-                target.write_bytes(opened.extractfile(full).read())  # type: ignore[union-attr]
-    except (KeyError, OSError, AttributeError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
+            with tarfile.open(archive) as tar:
+                names = tar.getnames()
+                found = tar.extractfile(member if member in names else f"{names[0].partition('/')[0]}/{member}")
+                if found is None:
+                    raise KeyError(member)
+                target.write_bytes(found.read())
+    except (KeyError, OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
         raise UserError(f"{name}: {archive.name} holds no readable {member}. Correct `file`.") from error
     return target
 

@@ -32,7 +32,13 @@ def get_model(name: str, source: ModelSource, revision: str, folder: Path, ident
 
     require_transformers()
     fetch_model(f"llm.models.{name}", source, revision, folder)
-    row = {"kind": "model", "name": name, "revision": revision, "origin": source.origin, "sha256": weights_digest(folder)}
+    row = {
+        "kind": "model",
+        "name": name,
+        "revision": revision,
+        "origin": source.origin,
+        "sha256": weights_digest(folder),
+    }
     tables.write_table(identity, tables.table_from_rows([row], tables.LLM_SOURCES), tables.LLM_SOURCES)
 
 
@@ -46,7 +52,13 @@ def get_dataset(name: str, source: DatasetSource, folder: Path, identity: Path) 
     fetch_file(f"llm.datasets.{name}", source, source.revision, folder / file)
     texts = read_texts(folder / file, f"llm.datasets.{name}")
     revision = "local" if source.path else source.revision or str(source.package).partition("==")[2]
-    row = {"kind": "dataset", "name": name, "revision": revision, "origin": source.origin, "sha256": texts_digest(texts)}
+    row = {
+        "kind": "dataset",
+        "name": name,
+        "revision": revision,
+        "origin": source.origin,
+        "sha256": texts_digest(texts),
+    }
     tables.write_table(
         identity, tables.table_from_rows([row | {"texts": len(texts)}], tables.LLM_SOURCES), tables.LLM_SOURCES
     )
