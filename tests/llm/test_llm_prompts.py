@@ -73,7 +73,7 @@ def test_fixed_demonstrations_are_those_of_every_query_and_no_query(reviews: lis
 
 
 def test_a_limit_of_queries_draws_so_many_rows(reviews: list[Text]) -> None:
-    queries = draw_queries(reviews, PromptSettings(queries=7), 2)
+    queries = draw_queries(reviews, PromptSettings(), 2, limit=7)
     assert len(set(queries)) == 7
     assert queries == sorted(queries)
     assert queries != list(range(7))

@@ -116,7 +116,9 @@ rule llm_dataset:
         mem_mb=500,
         runtime=lambda wildcards, attempt: 10 * attempt,
     params:
-        source=lambda wildcards: LLM.datasets[wildcards.dataset].model_dump(),
+        source=lambda wildcards: LLM.datasets[wildcards.dataset].model_dump(
+            exclude={"queries"}
+        ),
         code=code_digest("llm.data"),
     script:
         "../scripts/llm_dataset.py"
@@ -143,6 +145,7 @@ rule llm_evaluation:
         gpu=int(LLM.device != "cpu"),
     params:
         settings=llm_settings(),
+        queries=lambda wildcards: LLM.datasets[wildcards.dataset].queries,
         code=code_digest("llm.evaluation"),
     script:
         "../scripts/llm_evaluation.py"
@@ -173,6 +176,7 @@ rule llm_cutting:
         gpu=int(LLM.device != "cpu"),
     params:
         settings=llm_settings("cuts"),
+        queries=lambda wildcards: LLM.datasets[wildcards.dataset].queries,
         code=code_digest("llm.cutting", "llm.evaluation"),
     script:
         "../scripts/llm_cutting.py"

@@ -99,11 +99,11 @@ def _tokens_within(offsets: Sequence[Span], span: Span) -> Span:
     return (held[0], held[-1] + 1) if held else (0, 0)
 
 
-def draw_queries(texts: Sequence[Text], settings: PromptSettings, shots: int) -> list[int]:
-    """The rows that are asked about, in order; with fixed demonstrations these are left out."""
+def draw_queries(texts: Sequence[Text], settings: PromptSettings, shots: int, limit: int | None = None) -> list[int]:
+    """The rows that are asked about, in order, at most so many; with fixed demonstrations these are left out."""
     chosen = np.arange(len(texts))
-    if settings.queries is not None and settings.queries < len(texts):
-        chosen = np.sort(_stream(settings, 0).choice(len(texts), settings.queries, replace=False))
+    if limit is not None and limit < len(texts):
+        chosen = np.sort(_stream(settings, 0).choice(len(texts), limit, replace=False))
     fixed = draw_demonstrations(texts, settings, shots, None) if settings.demonstrations == "fixed" else []
     return [int(row) for row in chosen if row not in fixed]
 

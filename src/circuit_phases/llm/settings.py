@@ -77,6 +77,7 @@ class DatasetSource(Source):
     """One entry of `llm.datasets`: a Parquet file or TSV of `sentence` and `label`, or a TXT of rated snippets."""
 
     revision: str | None = Field(None, description="commit of the hub's repository")
+    queries: Positive | None = Field(None, description="at most this many queries, drawn at random; null: all")
 
     @model_validator(mode="after")
     def _pinned(self) -> Self:
@@ -109,7 +110,6 @@ class PromptSettings(Settings):
         ),
     )
     seed: Natural = Field(0, description="seed of the queries, demonstrations and their labels")
-    queries: Positive | None = Field(None, description="at most this many queries, drawn at random; null: all")
     text_tokens: Positive | None = Field(None, description="texts are cut after so many tokens; null: none is cut")
 
     @field_validator("shots", mode="before")

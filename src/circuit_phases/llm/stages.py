@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from circuit_phases.llm.settings import DatasetSource, LlmSettings, ModelSource
 if TYPE_CHECKING:
     from circuit_phases.llm.data import Text
     from circuit_phases.llm.models import LanguageModel
-    from circuit_phases.llm.prompts import Wording
+    from circuit_phases.llm.prompts import Prompt, Wording
 
 # torch and transformers are imported where they are needed.
 
@@ -64,48 +65,46 @@ def get_dataset(name: str, source: DatasetSource, folder: Path, identity: Path) 
     )
 
 
-def evaluate_shard(
-    settings: LlmSettings, identity: dict[str, Any], shard: int, model: Path, dataset: Path, answers: Path, sums: Path
-) -> None:
+@dataclass(frozen=True)
+class Shard:
+    """A part of the queries of one evaluation: of model, revision and data set, at most so many queries in all."""
+
+    settings: LlmSettings
+    identity: dict[str, str]
+    queries: int | None
+    number: int
+
+
+def evaluate_shard(shard: Shard, model: Path, dataset: Path, answers: Path, sums: Path) -> None:
     """Ask one shard's queries under every number of shots and labels: answers and sums of metrics."""
     from circuit_phases.llm.evaluation import answers_table, read, sums_table
 
-    language_model, texts, wording = _open(settings, identity, model, dataset)
-    asked = {
-        (shots, kind): _prompts(settings, texts, wording, shots, kind, shard)
-        for shots, kind in settings.prompts.conditions
-    }
+    settings = shard.settings
+    language_model, texts, wording = _open(shard, model, dataset)
+    asked = {(shots, kind): _prompts(shard, texts, wording, shots, kind) for shots, kind in settings.prompts.conditions}
     every_prompt = [prompt for prompts in asked.values() for prompt in prompts]
     readings = iter(read(language_model, every_prompt, wording.label_tokens(), settings.batch_size))
     all_answers, all_sums = [], []
     for (shots, kind), prompts in asked.items():
         mine = list(itertools.islice(readings, len(prompts)))
-        condition = identity | {"shots": shots, "demonstration_labels": kind}
+        condition: dict[str, Any] = shard.identity | {"shots": shots, "demonstration_labels": kind}
         all_answers.append(answers_table(prompts, mine).assign(**condition, cut=UNCUT))
         all_sums += [sums_table(prompts, mine).assign(**condition)] if prompts else []
     _write(all_answers, answers, tables.LLM_ANSWERS)
     _write(all_sums, sums, tables.LLM_SUMS)
 
 
-def cut_shard(
-    settings: LlmSettings,
-    identity: dict[str, Any],
-    shard: int,
-    model: Path,
-    dataset: Path,
-    sums: Sequence[Path | str],
-    answers: Path,
-) -> None:
+def cut_shard(shard: Shard, model: Path, dataset: Path, sums: Sequence[Path | str], answers: Path) -> None:
     """Ask one shard's queries, with gold labels and the most shots, with each cut of attention."""
     from circuit_phases.llm.cutting import HALVES, cuts
     from circuit_phases.llm.evaluation import answers_table, read
 
-    shots = max(settings.prompts.shots)
+    settings, shots = shard.settings, max(shard.settings.prompts.shots)
     found = tables.to_frame(tables.concatenate(sums, tables.LLM_SUMS))
     found = found[(found["shots"] == shots) & (found["demonstration_labels"] == "gold")]
-    language_model, texts, wording = _open(settings, identity, model, dataset)
-    prompts = _prompts(settings, texts, wording, shots, "gold", shard)
-    condition = identity | {"shots": shots, "demonstration_labels": "gold"}
+    language_model, texts, wording = _open(shard, model, dataset)
+    prompts = _prompts(shard, texts, wording, shots, "gold")
+    condition: dict[str, Any] = shard.identity | {"shots": shots, "demonstration_labels": "gold"}
     rows = []
     for name, both in cuts(found, settings.cuts, settings.prompts.seed):
         for half in HALVES:
@@ -140,27 +139,24 @@ def _name_repeats(sources: pd.DataFrame) -> pd.DataFrame:
     return named
 
 
-def _open(
-    settings: LlmSettings, identity: dict[str, Any], model: Path, dataset: Path
-) -> tuple[LanguageModel, list[Text], Wording]:
+def _open(shard: Shard, model: Path, dataset: Path) -> tuple[LanguageModel, list[Text], Wording]:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from circuit_phases.llm.data import read_texts
     from circuit_phases.llm.models import load_model
     from circuit_phases.llm.prompts import Wording
 
+    settings, name = shard.settings, shard.identity["model"]
     (file,) = [file for file in dataset.iterdir() if not file.name.startswith(".")]
-    texts = read_texts(file, f"llm.datasets.{identity['dataset']}")
-    opened = load_model(f"llm.models.{identity['model']}", model, settings.dtype, settings.device)
-    return opened, texts, Wording(identity["model"], opened.tokenizer, settings.prompts, opened.context_window)
+    texts = read_texts(file, f"llm.datasets.{shard.identity['dataset']}")
+    opened = load_model(f"llm.models.{name}", model, settings.dtype, settings.device)
+    return opened, texts, Wording(name, opened.tokenizer, settings.prompts, opened.context_window)
 
 
-def _prompts(
-    settings: LlmSettings, texts: list[Text], wording: Wording, shots: int, kind: str, shard: int
-) -> list[Any]:
+def _prompts(shard: Shard, texts: list[Text], wording: Wording, shots: int, kind: str) -> list[Prompt]:
     from circuit_phases.llm.prompts import draw_queries, make_prompts
 
-    queries = draw_queries(texts, settings.prompts, shots)
-    mine = np.array_split(np.array(queries, dtype=int), settings.shards)[shard]
+    queries = draw_queries(texts, shard.settings.prompts, shots, shard.queries)
+    mine = np.array_split(np.array(queries, dtype=int), shard.settings.shards)[shard.number]
     return make_prompts(texts, wording, shots, kind, [int(query) for query in mine])
 
 
