@@ -33,11 +33,6 @@ class LanguageModel:
         return int(self.model.config.get_text_config().num_hidden_layers)
 
     @property
-    def heads(self) -> int:
-        """Attention heads of a layer."""
-        return int(self.model.config.get_text_config().num_attention_heads)
-
-    @property
     def context_window(self) -> int | None:
         """The most tokens that a prompt may have; None where the model sets no limit."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)

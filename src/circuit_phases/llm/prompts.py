@@ -15,6 +15,8 @@ from circuit_phases.llm.settings import PromptSettings
 
 Span = tuple[int, int]
 """Start and stop."""
+QUERIES, FIXED, DEMONSTRATIONS, PERMUTED, RANDOM, HALF = range(6)
+"""What is drawn at random, each in a stream of its own."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def draw_queries(texts: Sequence[Text], settings: PromptSettings, shots: int, li
     """The rows that are asked about, in order, at most so many; with fixed demonstrations these are left out."""
     chosen = np.arange(len(texts))
     if limit is not None and limit < len(texts):
-        chosen = np.sort(_stream(settings, 0).choice(len(texts), limit, replace=False))
+        chosen = np.sort(_stream(settings, QUERIES).choice(len(texts), limit, replace=False))
     fixed = draw_demonstrations(texts, settings, shots, None) if settings.demonstrations == "fixed" else []
     return [int(row) for row in chosen if row not in fixed]
 
@@ -114,7 +116,9 @@ def draw_demonstrations(texts: Sequence[Text], settings: PromptSettings, shots: 
     Raises:
         UserError: if there are too few texts.
     """
-    stream = _stream(settings, 1) if settings.demonstrations == "fixed" else _stream(settings, 2, query)
+    stream = (
+        _stream(settings, FIXED) if settings.demonstrations == "fixed" else _stream(settings, DEMONSTRATIONS, query)
+    )
     others = np.array([row for row in range(len(texts)) if row != query or settings.demonstrations == "fixed"])
     groups = [others]
     if settings.demonstrations == "balanced":
@@ -131,9 +135,9 @@ def demonstration_labels(labels: Sequence[int], kind: str, settings: PromptSetti
     """The labels that demonstrations carry: their own, permuted among them, drawn at random, or flipped."""
     own = np.asarray(labels, dtype=int)
     if kind == "permuted":
-        own = _stream(settings, 3, query).permutation(own)
+        own = _stream(settings, PERMUTED, query).permutation(own)
     elif kind == "random":
-        own = _stream(settings, 4, query).integers(0, 2, size=len(own))
+        own = _stream(settings, RANDOM, query).integers(0, 2, size=len(own))
     elif kind == "flipped":
         own = 1 - own
     return [int(label) for label in own]
@@ -184,4 +188,4 @@ def make_prompts(
 
 
 def _half(settings: PromptSettings, query: int) -> int:
-    return int(_stream(settings, 5, query).integers(2))
+    return int(_stream(settings, HALF, query).integers(2))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from circuit_phases.files import UserError, replacing
-from circuit_phases.llm.settings import Source
+from circuit_phases.llm.settings import ModelSource, Source
 
 HUB_SECONDS = 8
 """A hub that has not answered by then counts as unreachable."""
@@ -162,10 +162,11 @@ def _from_hub(name: str, source: Source, revision: str | None, scratch: Path) ->
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     hub, file = str(source.hub), str(source.file)
+    kind = "model" if isinstance(source, ModelSource) else "dataset"
     try:
-        url = hf_hub_url(hub, file, repo_type="dataset", revision=revision)
+        url = hf_hub_url(hub, file, repo_type=kind, revision=revision)
         stated = get_hf_file_metadata(url, timeout=HUB_SECONDS).etag or ""
-        found = Path(hf_hub_download(hub, file, repo_type="dataset", revision=revision, local_dir=scratch))
+        found = Path(hf_hub_download(hub, file, repo_type=kind, revision=revision, local_dir=scratch))
     except Exception as error:
         _unreachable(name, hub, revision, error)
     return found, stated if len(stated) == 64 else None

@@ -12,7 +12,6 @@ from circuit_phases.settings import Natural, Positive, RuleBroken, Settings, nea
 
 Name = Annotated[str, Field(pattern=r"^[\w.+=-]+$", strict=True)]
 """A name that is also a folder's."""
-Metric = Literal["bigram", "label_attention", "chunk_example"]
 DemonstrationLabels = Literal["gold", "permuted", "random", "flipped"]
 
 
