@@ -14,6 +14,7 @@ include: "workflow/rules/analyze.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/claims.smk"
+include: "workflow/rules/llm.smk"
 
 
 rule all:
@@ -23,3 +24,4 @@ rule all:
         rules.figures.input,
         rules.animations.input,
         rules.findings.input,
+        rules.llm.input,

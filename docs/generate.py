@@ -13,8 +13,16 @@ from circuit_phases import stages, tables
 from circuit_phases.claims import TABLES as CLAIM_TABLES
 from circuit_phases.claims import claims_table
 from circuit_phases.configuration import Configuration, Experiment, FigureEntry, load_configuration
+from circuit_phases.llm.settings import (
+    CutSettings,
+    DatasetSource,
+    Evaluation,
+    LlmSettings,
+    ModelSource,
+    PromptSettings,
+)
 from circuit_phases.phases import PhaseSettings
-from circuit_phases.settings import GROUPS, VARIANTS, RunSettings
+from circuit_phases.settings import GROUPS, VARIANTS, RunSettings, Settings
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
@@ -41,14 +49,19 @@ def tables_page() -> str:
     findings = {"claims": tables.CLAIMS, "census": tables.CENSUS, "departures": tables.DEPARTURES}
     parts += [_table(f"{name}.parquet", schema, level=3) for name, schema in findings.items()]
     parts.append(_table("the comparison", tables.COMPARISON, level=3))
-    parts.append("\n## Worlds\n\nOne folder a world, `results/datasets/WORLD/`.\n")
+    parts.append("\n# Tables of the language models\n\n`results/tables/` holds them over all models.\n")
+    parts += [_table(f"{name}.parquet", schema) for name, schema in tables.LLM_TABLES.items()]
+    parts.append("\nOf every shard, below `results/llm/evaluations/MODEL/REVISION/DATASET/`:\n")
+    shards = {"answers.parquet, cuts.parquet": tables.LLM_ANSWERS, "sums.parquet": tables.LLM_SUMS}
+    parts += [_table(name, schema, level=3) for name, schema in shards.items()]
+    parts.append("\n# Worlds\n\nOne folder a world, `results/datasets/WORLD/`.\n")
     worlds = {
         "class_means.parquet": tables.VECTORS["class"],
         "label_vectors.parquet": tables.VECTORS["label"],
         "label_tables.parquet": tables.LABEL_TABLES,
         "evaluation_sequences.parquet": tables.EVALUATION_SEQUENCES,
     }
-    parts += [_table(name, schema, level=3) for name, schema in worlds.items()]
+    parts += [_table(name, schema) for name, schema in worlds.items()]
     return "".join(parts)
 
 
@@ -65,7 +78,17 @@ def parameters_page() -> str:
     parts += [_keys(titles[group], cls.model_fields) for group, cls in GROUPS.items()]
     parts.append(_keys("Seed of the world", {"world_seed": RunSettings.model_fields["world_seed"]}))
     parts.append(_keys("Phases", PhaseSettings.model_fields))
-    parts.append("\n## Variants\n\n")
+    parts.append("\n# Language models\n\nWhat can stand under `llm`; `docs/llm.md` shows how it fits together.\n")
+    sections = {
+        "The section": LlmSettings,
+        "One model": ModelSource,
+        "One data set": DatasetSource,
+        "One evaluation": Evaluation,
+        "Prompts": PromptSettings,
+        "Cuts": CutSettings,
+    }
+    parts += [_keys(title, cls.model_fields) for title, cls in sections.items()]
+    parts.append("\n# Variants\n\n")
     for variant, bundle in VARIANTS.items():
         changes = ", ".join(f"`{key}: {_value(value)}`" for key, value in bundle.items()) or "the defaults above"
         parts.append(f"- `{variant}`: {changes}\n")
@@ -148,8 +171,8 @@ def _keys(title: str, fields: dict[str, FieldInfo]) -> str:
     lines = [f"\n## {title}\n\n| key | default | meaning |\n|---|---|---|\n"]
     for name, field in fields.items():
         default = "required" if field.is_required() else f"`{_value(field.default)}`"
-        if isinstance(field.default, PhaseSettings):
-            default = "see Phases"
+        if isinstance(field.default, Settings):
+            default = "see below"
         lines.append(f"| `{name}` | {default} | {field.description} |\n")
     return "".join(lines)
 
@@ -159,7 +182,7 @@ def _value(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    return str(list(value)) if isinstance(value, tuple) else str(value)
+    return str(list(value)) if isinstance(value, tuple) else str(value).replace("\n", "\\n")
 
 
 PAGES = {

@@ -51,5 +51,8 @@ def test_the_real_rules_depend_on_what_decides_their_numbers() -> None:
     assert dependencies("training") == trainer | {"training"}
     assert dependencies("circuits") == {"circuits", "model", "sequences", "world"}
     assert dependencies("phases") == {"phases"}
+    assert dependencies("llm.evaluation") == {
+        f"llm.{name}" for name in ("evaluation", "circuits", "models", "prompts", "data")
+    }
     assert "training" not in dependencies("theory")
     assert not {"training", "model", "circuits"} & dependencies("figures.fig02", "figures.drawing")

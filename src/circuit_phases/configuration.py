@@ -11,9 +11,10 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from circuit_phases.figures import DRAWINGS, DRAWINGS_OF_MAPS, UNTRAINED_TABLES
+from circuit_phases.figures import DRAWINGS_OF_MAPS, LLM_FIGURES, RUN_DRAWINGS, UNTRAINED_TABLES
 from circuit_phases.figures.data import Moment, Series
 from circuit_phases.files import UserError
+from circuit_phases.llm.settings import LlmSettings
 from circuit_phases.phases import PhaseSettings
 from circuit_phases.settings import GROUPS, Natural, Positive, RuleBroken, RunSettings, Settings, nearest
 
@@ -109,6 +110,7 @@ class Configuration(Settings):
     figures: dict[str, FigureEntry] = Field(description="the figures, by name")
     headline: tuple[str, ...] = Field((), description="the figures of the target headline")
     phases: PhaseSettings = Field(PhaseSettings(), description="how phases are told apart")
+    llm: LlmSettings = Field(LlmSettings(), description="the circuits in language models")
 
     @field_validator("headline", mode="before")
     @classmethod
@@ -122,8 +124,8 @@ class Configuration(Settings):
                 hint = nearest(figure.experiment, self.experiments)
                 raise RuleBroken(f"figures.{name}: experiment = {figure.experiment} is not in experiments{hint}.")
             draw = figure.draw or name
-            if draw not in DRAWINGS:
-                choices = ", ".join(DRAWINGS)
+            if draw not in RUN_DRAWINGS:
+                choices = ", ".join(RUN_DRAWINGS)
                 raise RuleBroken(f"figures.{name}: draw = {draw} is not a drawing (choose from {choices}).")
             if figure.maps and draw not in DRAWINGS_OF_MAPS:
                 raise RuleBroken(f"figures.{name}: maps needs draw: {' or '.join(sorted(DRAWINGS_OF_MAPS))}.")
@@ -131,6 +133,9 @@ class Configuration(Settings):
         for name in self.experiments:
             if name in self.figures and name not in named:
                 raise RuleBroken(f"experiments.{name}: a figure of another experiment has this name. Rename one.")
+        for name in (*self.figures, *self.experiments):
+            if name in LLM_FIGURES:
+                raise RuleBroken(f"{name}: a figure of the language models has this name. Rename it.")
         for name in self.headline:
             if name not in self.figures:
                 raise RuleBroken(f"headline: {name} is not in figures{nearest(name, self.figures)}.")
@@ -186,6 +191,29 @@ class Configuration(Settings):
         curves = {name: FigureEntry(experiment=name, draw="curves") for name in self.experiments if name not in named}
         return curves | self.figures
 
+    @property
+    def evaluations(self) -> list[tuple[str, str, str]]:
+        """(model, revision, data set) of every evaluation in scope: the headline has none."""
+        if self.scope == "headline":
+            return []
+        return [
+            (each.model, revision, each.dataset)
+            for each in self.llm.evaluate
+            for revision in self.llm.models[each.model].names
+        ]
+
+    @property
+    def cuts_in_scope(self) -> bool:
+        """Whether attention is cut: where there are demonstrations, and metrics to cut."""
+        return bool(self.evaluations) and max(self.llm.prompts.shots) > 0 and bool(self.llm.cuts.metrics)
+
+    @property
+    def llm_figures(self) -> list[str]:
+        """The figures of the language models that have something to show."""
+        several = any(len(self.llm.models[each.model].names) > 1 for each in self.llm.evaluate)
+        shown = {"llm_cuts": self.cuts_in_scope, "llm_revisions": several}
+        return [name for name in LLM_FIGURES if self.evaluations and shown.get(name, True)]
+
     def run_seeds(self, table: str) -> list[RunSeed]:
         """Every run and seed, once, whose rows of a table some figure in scope needs.
 
@@ -193,7 +221,7 @@ class Configuration(Settings):
         """
         needed: dict[tuple[str, int], RunSeed] = {}
         for name, figure in self.figures_in_scope.items():
-            tables = DRAWINGS[figure.draw or name]
+            tables = RUN_DRAWINGS[figure.draw or name]
             if table in tables or (table not in UNTRAINED_TABLES and not UNTRAINED_TABLES.issuperset(tables)):
                 for series, settings in self.series(figure.experiment):
                     needed |= {(settings.name, seed): RunSeed(settings, seed) for seed in series.seeds}
@@ -268,7 +296,9 @@ def one_line(error: ValidationError | RuleBroken) -> str:
     cause = first.get("ctx", {}).get("error")
     location = [str(part) for part in first["loc"]]
     if isinstance(cause, RuleBroken):
-        where = ".".join(part for part in location[:-1] if part not in GROUPS)
+        # A rule of one field names it itself; a rule across fields stands in what holds them.
+        named = location and str(cause).startswith(location[-1])
+        where = ".".join(part for part in location[: -1 if named else None] if part not in GROUPS)
         return f"{where}: {cause}" if where else str(cause)
     *path, key = location or ["config"]
     where = ".".join(part for part in path if part not in GROUPS)

@@ -201,7 +201,7 @@ def _figure_data(
         name: tables.to_frame(
             tables.concatenate_datasets(name, paths, runs)
             if name in tables.DATASET_TABLES
-            else tables.concatenate(paths, tables.RUN_TABLES[name])
+            else tables.concatenate(paths, tables.TABLES[name])
         )
         for name, paths in sources.items()
     }

@@ -215,6 +215,81 @@ EVALUATION_SEQUENCES = _schema(
 DATASET_TABLES: dict[str, pa.Schema] = {"label_tables": LABEL_TABLES, "evaluation_sequences": EVALUATION_SEQUENCES}
 """The tables of a world that figures read, by name; every run on that world reads the same."""
 
+_MODEL = ("model", pa.string(), "name of the language model under llm.models")
+_REVISION = ("revision", pa.string(), "revision of its weights; local: from a local path")
+_ASKED = (
+    _MODEL,
+    _REVISION,
+    ("dataset", pa.string(), "name of the data set under llm.datasets"),
+    ("shots", pa.int64(), "demonstrations in a prompt"),
+    ("demonstration_labels", pa.string(), "labels that they carry: gold, permuted, random, flipped; none: no shots"),
+)
+_METRIC = ("metric", pa.string(), "bigram: query to itself; label_attention: query to the labels, averaged over them; "
+           "chunk_example: label to its text, averaged over the text's tokens and the demonstrations")  # fmt: skip
+_CUT = ("cut", pa.string(), "attention edges that were cut, and in which heads; none: attention is whole")
+
+LLM_CIRCUITS = _schema(
+    "The three circuit metrics of language models (paper, Sec. 6)",
+    *_ASKED,
+    _LAYER,
+    ("head", pa.int64(), "head, from 1; null: the mean over heads"),
+    _METRIC,
+    ("value", pa.float64(), "attention weight, 0 to 1, averaged over prompts"),
+    ("standard_error", pa.float64(), "standard error of the mean over prompts"),
+    ("prompts", pa.int64(), "prompts averaged over"),
+)
+
+LLM_ACCURACY = _schema(
+    "How often the right label word is the more likely one",
+    *_ASKED,
+    _CUT,
+    ("accuracy", pa.float64(), "share of prompts, 0 to 1"),
+    ("low", pa.float64(), "lower end of Wilson's interval at 95 per cent"),
+    ("high", pa.float64(), "upper end"),
+    ("prompts", pa.int64(), "prompts asked"),
+)
+
+LLM_SOURCES = _schema(
+    "The models and data sets behind the LLM tables",
+    ("kind", pa.string(), "model or dataset"),
+    ("name", pa.string(), "name under llm.models or llm.datasets"),
+    ("revision", pa.string(), "revision of the hub's repository, version of the package, or local"),
+    ("origin", pa.string(), "repository, package, or name of the local file or folder"),
+    ("sha256", pa.string(), "checksum of the weights, or of the texts and labels in their order"),
+    ("texts", pa.int64(), "texts of a data set"),
+    ("same_as", pa.string(), "an earlier revision of the model with the same weights"),
+)
+
+LLM_ANSWERS = _schema(
+    "The answer to every prompt",
+    *_ASKED,
+    _CUT,
+    ("query", pa.int64(), "row of the data set that is asked about, from 0"),
+    ("half", pa.int64(), "half of the queries, 0 or 1: heads cut in one are found on the other"),
+    ("label", pa.int64(), "its label: 0 negative, 1 positive"),
+    ("predicted", pa.int64(), "the label whose word is the more likely next token"),
+    ("margin", pa.float64(), "logit of the positive word minus logit of the negative one"),
+)
+
+LLM_SUMS = _schema(
+    "Sums of the circuit metrics over the prompts of a shard",
+    *_ASKED,
+    ("half", pa.int64(), "half of the queries, 0 or 1"),
+    _LAYER,
+    ("head", pa.int64(), "head, from 1; null: the mean over heads"),
+    _METRIC,
+    ("sum", pa.float64(), "sum over prompts"),
+    ("sum_of_squares", pa.float64(), "sum of squares over prompts"),
+    ("prompts", pa.int64(), "prompts summed over"),
+)
+
+LLM_TABLES: dict[str, pa.Schema] = {
+    "llm_circuits": LLM_CIRCUITS,
+    "llm_accuracy": LLM_ACCURACY,
+    "llm_sources": LLM_SOURCES,
+}
+"""The tables over all language models, by name."""
+
 RUN_TABLES: dict[str, pa.Schema] = {
     "runs": RUNS,
     "training": TRAINING,
@@ -231,6 +306,9 @@ FIGURE_TABLES = RUN_TABLES | {
     for name, schema in DATASET_TABLES.items()
 }
 """The tables as figures read them: those of runs, and those of their worlds with `run` and `seed`."""
+
+TABLES: dict[str, pa.Schema] = RUN_TABLES | LLM_TABLES
+"""All tables of results/tables, by name."""
 
 
 def write_table(path: Path | str, table: pa.Table | pd.DataFrame, schema: pa.Schema) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from circuit_phases.code_digest import code_digest
 from circuit_phases.configuration import parse_configuration
 from circuit_phases.claims import TABLES as CLAIM_TABLES
-from circuit_phases.figures import ANIMATIONS, DRAWINGS, FINDINGS, UNTRAINED_TABLES
+from circuit_phases.figures import ANIMATIONS, FINDINGS, RUN_DRAWINGS, UNTRAINED_TABLES
 from circuit_phases.files import UserError, require_writable
 from circuit_phases.tables import DATASET_TABLES
 from snakemake.exceptions import WorkflowError
@@ -91,7 +91,7 @@ def figure_tables(wildcards):
     pairs = [(settings.name, seed) for each, settings in series for seed in each.seeds]
     return {
         table: table_paths(table, [RUN_SEEDS[pair] for pair in pairs])
-        for table in DRAWINGS[configuration.drawing(wildcards.figure)]
+        for table in RUN_DRAWINGS[configuration.drawing(wildcards.figure)]
     }
 
 

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from circuit_phases.figures import DRAWINGS
+from circuit_phases.figures import ANIMATIONS
 from circuit_phases.figures.data import Series
 from circuit_phases.logs import job_log
 from circuit_phases.stages import animate
@@ -8,7 +8,7 @@ from circuit_phases.stages import animate
 with job_log(snakemake.log[0]):
     animate(
         [Series(each["label"], each["run"], tuple(each["seeds"])) for each in snakemake.params.series],
-        {table: snakemake.input.get(table) for table in DRAWINGS["animation"]},
+        {table: snakemake.input.get(table) for table in ANIMATIONS["animation"]},
         gif=Path(snakemake.output.gif),
         mp4=Path(snakemake.output.mp4),
     )

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from circuit_phases.figures import FIGURES
+from circuit_phases.figures import DRAWINGS
 from circuit_phases.figures.data import Series
 from circuit_phases.logs import job_log
 from circuit_phases.phases import PhaseSettings
@@ -14,7 +14,7 @@ with job_log(snakemake.log[0]):
             Series(each["label"], each["run"], tuple(each["seeds"]), tuple(each["maps"]))
             for each in snakemake.params.series
         ],
-        {table: snakemake.input.get(table) for table in FIGURES[drawing]},
+        {table: snakemake.input.get(table) for table in DRAWINGS[drawing]},
         rules=PhaseSettings(**snakemake.params.phases),
         pdf=Path(snakemake.output.pdf),
         png=Path(snakemake.output.png),

@@ -36,8 +36,20 @@ ANIMATIONS: dict[str, tuple[str, ...]] = {
 }
 """The drawings that move, in the same way."""
 
-DRAWINGS = FIGURES | ANIMATIONS
-"""All that can be drawn."""
+LLM_FIGURES: dict[str, tuple[str, ...]] = {
+    "fig10": ("llm_circuits",),
+    "llm_heads": ("llm_circuits",),
+    "llm_labels": ("llm_accuracy",),
+    "llm_cuts": ("llm_accuracy",),
+    "llm_revisions": ("llm_circuits", "llm_sources"),
+}
+"""The figures of the language models, which have no runs and seeds: each shows all of its tables."""
+
+DRAWINGS = FIGURES | LLM_FIGURES
+"""All that stands still."""
+
+RUN_DRAWINGS = FIGURES | ANIMATIONS
+"""All that is drawn from runs."""
 
 FINDINGS = ("census", "departures")
 """The drawings of which a table is kept beside the figure."""

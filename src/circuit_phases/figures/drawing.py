@@ -7,20 +7,20 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from circuit_phases.figures import FIGURES
+from circuit_phases.figures import DRAWINGS
 from circuit_phases.figures.data import FigureData
 from circuit_phases.figures.style import styling
 from circuit_phases.files import UserError, replacing
 
 
 def draw(name: str, data: FigureData) -> Figure:
-    """The figure of one name of `FIGURES`.
+    """The figure of one name of `DRAWINGS`.
 
     Raises:
         UserError: for a name that is not there.
     """
-    if name not in FIGURES:
-        raise UserError(f"figure = {name!r} is not known (choose from {', '.join(FIGURES)}).")
+    if name not in DRAWINGS:
+        raise UserError(f"figure = {name!r} is not known (choose from {', '.join(DRAWINGS)}).")
     figure: Figure = import_module(f"circuit_phases.figures.{name}").figure(data)
     return figure
 

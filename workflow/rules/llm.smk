@@ -1,0 +1,251 @@
+# The circuits in language models: fetch, ask in shards, cut attention, collect, draw.
+from circuit_phases.figures import LLM_FIGURES
+from circuit_phases.tables import LLM_TABLES
+
+
+localrules:
+    llm_model,
+    llm_dataset,
+
+
+LLM = configuration.llm
+EVALUATIONS = configuration.evaluations
+MODEL = f"{RESULTS}/llm/models/{{model}}/{{revision}}"
+REVIEWS = f"{RESULTS}/llm/datasets/{{dataset}}"
+WEIGHTS = directory(f"{MODEL}/weights")
+SHARD = f"{RESULTS}/llm/evaluations/{{model}}/{{revision}}/{{dataset}}/shard-{{shard}}"
+
+
+wildcard_constraints:
+    model="[^/]+",
+    revision="[^/]+",
+    shard=r"\d+",
+    llm_table="|".join(LLM_TABLES),
+    llm_figure="|".join(LLM_FIGURES),
+
+
+def llm_settings(*names):
+    """The settings that decide a job's numbers."""
+    kept = {"prompts", "dtype", "device", "batch_size", "shards", *names}
+    return {name: value for name, value in LLM.model_dump().items() if name in kept}
+
+
+def shards(pattern, evaluations):
+    """The files of every shard of some evaluations."""
+    return [
+        pattern.format(model=model, revision=revision, dataset=dataset, shard=shard)
+        for model, revision, dataset in evaluations
+        for shard in range(LLM.shards)
+    ]
+
+
+def local_copy(source):
+    """A local path that is there; one that is not is told by the job."""
+    return [source.path] if source.path and Path(source.path).exists() else []
+
+
+def revision_before(wildcards):
+    """Where weights are not kept, the answers of the revision before."""
+    names = LLM.models[wildcards.model].names
+    place = names.index(wildcards.revision)
+    if LLM.keep_weights or place == 0:
+        return []
+    done = [
+        each for each in EVALUATIONS if each[:2] == (wildcards.model, names[place - 1])
+    ]
+    last = "cuts" if configuration.cuts_in_scope else "answers"
+    return ancient(shards(f"{SHARD}/{last}.parquet", done))
+
+
+def table_parts(wildcards):
+    """The files that a table is collected from."""
+    if wildcards.llm_table == "llm_sources":
+        models = {(model, revision): None for model, revision, _ in EVALUATIONS}
+        datasets = {dataset: None for *_, dataset in EVALUATIONS}
+        return [f"{RESULTS}/llm/models/{m}/{r}/source.parquet" for m, r in models] + [
+            f"{RESULTS}/llm/datasets/{dataset}/source.parquet" for dataset in datasets
+        ]
+    if wildcards.llm_table == "llm_circuits":
+        return shards(f"{SHARD}/sums.parquet", EVALUATIONS)
+    cuts = shards(f"{SHARD}/cuts.parquet", EVALUATIONS)
+    return (
+        shards(f"{SHARD}/answers.parquet", EVALUATIONS)
+        + cuts * configuration.cuts_in_scope
+    )
+
+
+rule llm_model:
+    input:
+        local=lambda wildcards: local_copy(LLM.models[wildcards.model]),
+        before=revision_before,
+    output:
+        weights=WEIGHTS if LLM.keep_weights else temp(WEIGHTS),
+        source=f"{MODEL}/source.parquet",
+    log:
+        f"{RESULTS}/logs/llm_model/{{model}}/{{revision}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/llm_model/{{model}}/{{revision}}.tsv"
+    conda:
+        "../envs/llm.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    params:
+        source=lambda wildcards: LLM.models[wildcards.model].model_dump(
+            exclude={"revisions", "memory_mb"}
+        ),
+    script:
+        "../scripts/llm_model.py"
+
+
+rule llm_dataset:
+    input:
+        local=lambda wildcards: local_copy(LLM.datasets[wildcards.dataset]),
+    output:
+        folder=directory(f"{REVIEWS}/file"),
+        source=f"{REVIEWS}/source.parquet",
+    log:
+        f"{RESULTS}/logs/llm_dataset/{{dataset}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/llm_dataset/{{dataset}}.tsv"
+    conda:
+        "../envs/llm.yaml"
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=lambda wildcards, attempt: 10 * attempt,
+    params:
+        source=lambda wildcards: LLM.datasets[wildcards.dataset].model_dump(
+            exclude={"queries"}
+        ),
+        code=code_digest("llm.data"),
+    script:
+        "../scripts/llm_dataset.py"
+
+
+rule llm_evaluation:
+    input:
+        model=rules.llm_model.output.weights,
+        dataset=rules.llm_dataset.output.folder,
+    output:
+        answers=f"{SHARD}/answers.parquet",
+        sums=f"{SHARD}/sums.parquet",
+    log:
+        f"{RESULTS}/logs/llm_evaluation/{{model}}/{{revision}}/{{dataset}}/shard-{{shard}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/llm_evaluation/{{model}}/{{revision}}/{{dataset}}/shard-{{shard}}.tsv"
+    conda:
+        "../envs/llm.yaml"
+    threads: LLM.threads
+    resources:
+        mem_mb=lambda wildcards, attempt: LLM.models[wildcards.model].memory_mb
+        * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+        gpu=int(LLM.device != "cpu"),
+    params:
+        settings=llm_settings(),
+        queries=lambda wildcards: LLM.datasets[wildcards.dataset].queries,
+        code=code_digest("llm.evaluation"),
+    script:
+        "../scripts/llm_evaluation.py"
+
+
+rule llm_cutting:
+    input:
+        model=rules.llm_model.output.weights,
+        dataset=rules.llm_dataset.output.folder,
+        sums=expand(
+            rules.llm_evaluation.output.sums,
+            shard=range(LLM.shards),
+            allow_missing=True,
+        ),
+    output:
+        f"{SHARD}/cuts.parquet",
+    log:
+        f"{RESULTS}/logs/llm_cutting/{{model}}/{{revision}}/{{dataset}}/shard-{{shard}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/llm_cutting/{{model}}/{{revision}}/{{dataset}}/shard-{{shard}}.tsv"
+    conda:
+        "../envs/llm.yaml"
+    threads: LLM.threads
+    resources:
+        mem_mb=lambda wildcards, attempt: LLM.models[wildcards.model].memory_mb
+        * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+        gpu=int(LLM.device != "cpu"),
+    params:
+        settings=llm_settings("cuts"),
+        queries=lambda wildcards: LLM.datasets[wildcards.dataset].queries,
+        code=code_digest("llm.cutting", "llm.evaluation"),
+    script:
+        "../scripts/llm_cutting.py"
+
+
+rule llm_table:
+    input:
+        table_parts,
+    output:
+        f"{RESULTS}/tables/{{llm_table}}.parquet",
+    log:
+        f"{RESULTS}/logs/llm_table/{{llm_table}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/llm_table/{{llm_table}}.tsv"
+    conda:
+        "../envs/llm.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=lambda wildcards, attempt: 5 * attempt,
+    params:
+        code=code_digest("llm.summaries"),
+    script:
+        "../scripts/llm_table.py"
+
+
+rule llm_figure:
+    input:
+        unpack(
+            lambda wildcards: {
+                table: [f"{RESULTS}/tables/{table}.parquet"]
+                for table in LLM_FIGURES[wildcards.llm_figure]
+            }
+        ),
+    output:
+        pdf=f"{RESULTS}/figures/{{llm_figure}}.pdf",
+        png=f"{RESULTS}/figures/{{llm_figure}}.png",
+    log:
+        f"{RESULTS}/logs/figure/{{llm_figure}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/figure/{{llm_figure}}.tsv"
+    conda:
+        "../envs/circuit-phases.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=lambda wildcards, attempt: 5 * attempt,
+    params:
+        drawing=lambda wildcards: wildcards.llm_figure,
+        series=[],
+        phases=configuration.phases.model_dump(),
+        code=lambda wildcards: code_digest(
+            f"figures.{wildcards.llm_figure}", "figures.drawing"
+        ),
+    script:
+        "../scripts/figure.py"
+
+
+rule llm:
+    input:
+        expand(rules.llm_table.output, llm_table=LLM_TABLES) if EVALUATIONS else [],
+        expand(rules.llm_figure.output.pdf, llm_figure=configuration.llm_figures),
+
+
+# `snakemake fig10` makes one figure.
+for figure in configuration.llm_figures:
+
+    rule:
+        name:
+            figure
+        input:
+            f"{RESULTS}/figures/{figure}.pdf",
