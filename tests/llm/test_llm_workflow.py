@@ -92,7 +92,7 @@ def test_a_shard_that_is_lost_is_made_again_alone(project: LlmProject) -> None:
     outcome = project.snakemake("llm")
     text = outcome.stdout + outcome.stderr
     assert outcome.returncode == 0, text
-    assert text.count("\nrule llm_evaluation:") == 1
+    assert text.count("rule llm_evaluation:") == 1
     assert "rule llm_model:" not in text
     pd.testing.assert_frame_equal(before, project.table("llm_circuits"))
     assert project.stale() == {}
