@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from faults import alter, empty, truncate
 from torch import Tensor
 from training_runs import QUICK, overall_accuracy, results, run, summary
 
@@ -157,21 +158,6 @@ def test_two_jobs_cannot_train_one_run_at_once(tiny: Tiny, tmp_path: Path) -> No
     with locked(tmp_path), pytest.raises(UserError, match=f"{tmp_path} is being written by another job"):
         run(tiny(), tmp_path)
     assert run(tiny(), tmp_path)
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-10])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def alter(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    for place in range(len(content) // 10, len(content) // 5):
-        content[place] ^= 0x10
-    path.write_bytes(content)
 
 
 def damaged(name: str, folder: Path) -> Path:
