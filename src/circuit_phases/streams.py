@@ -1,0 +1,256 @@
+"""The residual stream of the fast form, held so that products with every token cost little.
+
+Arrays stand feature first and sequence last, `(feature, token, n)`, tokens in the order
+x1 ... xN xq l1 ... lN, so that every matrix product is one large one and attention, tiny per
+sequence, runs across sequences.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from circuit_phases.settings import WorldSettings
+
+
+class Stream:
+    """The residual stream between layers, `(d, tokens, n)`, or as much of its width as can be non-zero."""
+
+    def __init__(self, dense: Float[Tensor, "W S n"], elementwise: bool) -> None:
+        self.dense, self.elementwise = dense, elementwise
+        self.width, self.tokens, self.sequences = dense.shape
+
+    def apply(self, matrices: Float[Tensor, "heads out d"]) -> Float[Tensor, "heads out S n"]:
+        """Each head's matrix applied to every token."""
+        return apply_to_tokens(matrices, self.dense)
+
+    def pairs(self, matrices: Float[Tensor, "heads W W"]) -> Float[Tensor, "heads S S n"]:
+        """u_j . (matrix u_i) of every pair of tokens, `(head, i, j)`."""
+        return self.scores(self.apply(matrices))
+
+    def residual(self, rows: slice) -> Float[Tensor, "d R n"]:
+        """These tokens at the stream's full width."""
+        return self.dense[:, rows]
+
+    def scores(self, asked: Float[Tensor, "heads W R n"]) -> Float[Tensor, "heads R S n"]:
+        """Dot products of each row's vector with every token."""
+        return dot_products(asked, self.dense[None], self.elementwise)
+
+    def mix(self, p: Float[Tensor, "heads R S n"]) -> Float[Tensor, "heads W R n"]:
+        """Sums of the tokens, weighted by p."""
+        return weighted_sums(p, self.dense[None], self.elementwise)
+
+    def narrow(self, matrices: Tensor, axis: int = -1) -> Tensor:
+        """What meets `dense` of an axis of full width."""
+        return matrices
+
+    def widen(self, tokens: Float[Tensor, "*heads W R n"]) -> Float[Tensor, "*heads d R n"]:
+        """Full width, with zeros for what `dense` leaves out."""
+        return tokens
+
+
+class AttendedStream(Stream):
+    """A stream after a layer of attention, u_j + sum_k p_jk written u_k, of which single rows alone are formed.
+
+    What a later layer reads with one row is linear in it, so it can be read from the stream before:
+    a . (p written u) = p ((written^T a) . u), and sums over tokens likewise.
+    """
+
+    def __init__(
+        self, before: Stream, p: Float[Tensor, "heads S S n"], written: Float[Tensor, "heads d W"], elementwise: bool
+    ) -> None:
+        self.before, self.p, self.written, self.elementwise = before, p, written, elementwise
+        self.width, self.tokens, self.sequences = written.shape[1], before.tokens, before.sequences
+
+    def apply(self, matrices: Float[Tensor, "heads out d"]) -> Float[Tensor, "heads out S n"]:
+        """Each head's matrix applied to every token, all formed."""
+        return apply_to_tokens(matrices, self.residual(slice(None)))
+
+    def residual(self, rows: slice) -> Float[Tensor, "d R n"]:
+        """These tokens at the stream's full width."""
+        return self.before.residual(rows) + self._write(self.before.mix(self.p[:, rows]))
+
+    def scores(self, asked: Float[Tensor, "heads d R n"]) -> Float[Tensor, "heads R S n"]:
+        """Dot products of each row's vector with every token."""
+        R, n = asked.shape[2:]
+        direct = self.before.scores(self.before.narrow(asked, axis=1))
+        through = torch.cat([apply_to_tokens(matrix.T[None], one) for one in asked for matrix in self.written])
+        reached = self.before.scores(through).view(len(asked), len(self.written), R, self.tokens, n)
+        return direct + (self.p[None, :, None] * reached[:, :, :, None]).sum((1, 4))
+
+    def mix(self, p: Float[Tensor, "heads R S n"]) -> Float[Tensor, "heads d R n"]:
+        """Sums of the tokens, weighted by p."""
+        reached = (p[:, None, :, :, None] * self.p[None, :, None]).sum(3)
+        mixed = self.before.mix(reached.flatten(0, 1)).unflatten(0, reached.shape[:2])
+        return self.before.widen(self.before.mix(p)) + torch.stack([self._write(one) for one in mixed])
+
+    def _write(self, mixed: Float[Tensor, "heads W R n"]) -> Float[Tensor, "d R n"]:
+        return apply_per_head(self.written, mixed).sum(0)
+
+
+class EmbeddedStream(Stream):
+    """The residual stream before the first layer, where positions are the same in every sequence.
+
+    Items use few columns and need no gradient. A label token is the sum of columns of a small
+    table, its label's vector and its position, so a product with a label is made once for every
+    column and picked. Columns that are never non-zero are left out.
+    """
+
+    def __init__(
+        self,
+        world: WorldSettings,
+        positions: list[int],
+        items: Float[Tensor, "D N+1 n"],
+        labels: Int64[Tensor, "N n"],
+        vectors: Float[Tensor, "L content"],
+        elementwise: bool,
+    ) -> None:
+        self.world, self.elementwise = world, elementwise
+        item_positions, label_positions = positions[: world.N + 1], positions[world.N + 1 :]
+        self.placed = max(positions) + 1
+        self.wide = vectors.shape[1] > world.D
+        self.width = world.P + world.D if self.wide else self.placed + world.D
+        self.tokens, self.sequences = 2 * world.N + 1, items.shape[-1]
+        at_items = _columns(item_positions, self.placed, items)[..., None].expand(-1, -1, self.sequences)
+        self.items = torch.cat([at_items, items])
+        table, picks = vectors.T, one_hot(labels, world.L, items.dtype)
+        table = functional.pad(table, (0, 0, self.width - len(table), 0))
+        if min(label_positions) >= 0:
+            at_labels = _columns(label_positions, self.width, items)
+            table = torch.cat([table, at_labels], dim=1)
+            own = torch.eye(world.N, dtype=items.dtype, device=items.device)[..., None]
+            picks = torch.cat([picks, own.expand(-1, -1, self.sequences)])
+        self.table: Float[Tensor, "W columns"] = table
+        self.picks: Float[Tensor, "columns N n"] = picks
+
+    def apply(self, matrices: Float[Tensor, "heads out d"]) -> Float[Tensor, "heads out S n"]:
+        """Each head's matrix applied to every token."""
+        matrices = self.narrow(matrices)
+        heads, out, width = matrices.shape
+        labels = (matrices.reshape(heads * out, width) @ self.table) @ self.picks.flatten(1)
+        return torch.cat(
+            [apply_to_tokens(self._of_items(matrices), self.items), labels.view(heads, out, *self.picks.shape[1:])],
+            dim=2,
+        )
+
+    def pairs(self, matrices: Float[Tensor, "heads W W"]) -> Float[Tensor, "heads S S n"]:
+        """u_j . (matrix u_i) of every pair of tokens, `(head, i, j)`."""
+        from_items, by_table = self._of_items(matrices), matrices @ self.table
+        asked_by_items = apply_to_tokens(self._of_items(from_items, 1), self.items)
+        tables_asked = apply_to_tokens(_on_left(self.table, from_items), self.items)
+        asked_of_items = apply_to_tokens(self._of_items(by_table, 1).transpose(1, 2), self.items)
+        among_labels = apply_to_tokens(_on_left(self.table, by_table), self.picks)
+        rows = [
+            torch.cat(
+                [dot_products(asked_by_items, self.items[None], self.elementwise), self._pick(tables_asked)], dim=2
+            ),
+            torch.cat([self._pick(asked_of_items).transpose(1, 2), self._pick(among_labels)], dim=2),
+        ]
+        return torch.cat(rows, dim=1)
+
+    def residual(self, rows: slice) -> Float[Tensor, "d R n"]:
+        """These tokens at the stream's full width."""
+        items = self._items_widened(self.items)
+        first = self.world.N + 1
+        if range(self.tokens)[rows].stop <= first:
+            return self.widen(items[:, rows])
+        labels = (self.table @ self.picks.flatten(1)).view(-1, *self.picks.shape[1:])
+        return self.widen(torch.cat([items, labels], dim=1)[:, rows])
+
+    def scores(self, asked: Float[Tensor, "heads W R n"]) -> Float[Tensor, "heads R S n"]:
+        """Dot products of each row's vector with every token."""
+        items = dot_products(self._of_items(asked, 1), self.items[None], self.elementwise)
+        labels = torch.stack([apply_to_tokens(self.table.T[None], one)[0] for one in asked])
+        return torch.cat([items, self._pick(labels)], dim=2)
+
+    def mix(self, p: Float[Tensor, "heads R S n"]) -> Float[Tensor, "heads W R n"]:
+        """Sums of the tokens, weighted by p."""
+        on_items, on_labels = p.split([self.world.N + 1, self.world.N], dim=2)
+        items = self._items_widened(weighted_sums(on_items, self.items[None], self.elementwise))
+        labels = weighted_sums(on_labels, self.picks[None], self.elementwise)
+        return items + torch.stack([apply_to_tokens(self.table[None], one)[0] for one in labels])
+
+    def narrow(self, matrices: Tensor, axis: int = -1) -> Tensor:
+        """The columns in use, of an axis of full width."""
+        return matrices if self.wide else self._without_spare_positions(matrices, axis)
+
+    def widen(self, tokens: Float[Tensor, "*heads W R n"]) -> Float[Tensor, "*heads d R n"]:
+        """Full width, with zeros in the columns that are not in use."""
+        return tokens if self.wide else self._with_spare_positions(tokens)
+
+    def _pick(self, of_table: Float[Tensor, "heads columns R n"]) -> Float[Tensor, "heads R N n"]:
+        return dot_products(of_table, self.picks[None], self.elementwise)
+
+    def _of_items(self, matrices: Tensor, axis: int = -1) -> Tensor:
+        """Of the columns in use, those that items use."""
+        return self._without_spare_positions(matrices, axis) if self.wide else matrices
+
+    def _items_widened(self, items: Tensor) -> Tensor:
+        return self._with_spare_positions(items) if self.wide else items
+
+    def _without_spare_positions(self, matrices: Tensor, axis: int) -> Tensor:
+        if self.placed == self.world.P:
+            return matrices
+        parts = matrices.narrow(axis, 0, self.placed), matrices.narrow(axis, self.world.P, self.world.D)
+        return torch.cat(parts, dim=axis)
+
+    def _with_spare_positions(self, tokens: Float[Tensor, "*heads W R n"]) -> Float[Tensor, "*heads d R n"]:
+        positions, content = tokens.split([self.placed, self.world.D], dim=-3)
+        gap = content.new_zeros(*content.shape[:-3], self.world.P - self.placed, *content.shape[-2:])
+        return torch.cat([positions, gap, content], dim=-3)
+
+
+def dot_products(
+    asked: Float[Tensor, "heads W R n"], keys: Float[Tensor, "keys W S n"], elementwise: bool
+) -> Float[Tensor, "heads R S n"]:
+    """Dot products over the features; a key axis of 1 serves every head."""
+    if elementwise:
+        return (asked[:, :, :, None] * keys[:, :, None]).sum(1)
+    return torch.einsum("hwrn,hwsn->hrsn", asked, keys.expand(len(asked), -1, -1, -1))
+
+
+def weighted_sums(
+    p: Float[Tensor, "heads R S n"], values: Float[Tensor, "keys W S n"], elementwise: bool
+) -> Float[Tensor, "heads W R n"]:
+    """Sums over the tokens attended to; a key axis of 1 serves every head."""
+    if elementwise:
+        return (p[:, None] * values[:, :, None]).sum(3)
+    return torch.einsum("hrsn,hwsn->hwrn", p, values.expand(len(p), -1, -1, -1))
+
+
+def apply_to_tokens(
+    matrices: Float[Tensor, "heads out W"], u: Float[Tensor, "W S n"]
+) -> Float[Tensor, "heads out S n"]:
+    """Each head's matrix applied to the same tokens, as one product."""
+    heads, out, W = matrices.shape
+    return (matrices.reshape(heads * out, W) @ u.reshape(W, -1)).view(heads, out, *u.shape[1:])
+
+
+def apply_per_head(
+    matrices: Float[Tensor, "heads out W"], u: Float[Tensor, "heads W S n"]
+) -> Float[Tensor, "heads out S n"]:
+    """Each head's matrix applied to that head's own tokens."""
+    return product_per_head(matrices, u.flatten(2)).view(*matrices.shape[:2], *u.shape[2:])
+
+
+def product_per_head(left: Float[Tensor, "heads a b"], right: Float[Tensor, "heads b c"]) -> Float[Tensor, "heads a c"]:
+    """One matrix product per head; a batched product is several times slower for few large matrices."""
+    return torch.stack([a @ b for a, b in zip(left, right, strict=True)])
+
+
+def _on_left(
+    table: Float[Tensor, "W columns"], matrices: Float[Tensor, "heads W b"]
+) -> Float[Tensor, "heads columns b"]:
+    return torch.stack([table.T @ one for one in matrices])
+
+
+def _columns(positions: list[int], width: int, like: Tensor) -> Float[Tensor, "width tokens"]:
+    return one_hot(torch.tensor(positions, device=like.device), width, like.dtype)
+
+
+def one_hot(indices: Int64[Tensor, "..."], count: int, dtype: torch.dtype) -> Float[Tensor, "count ..."]:
+    """One-hot columns along a new first axis; a negative index gives zeros."""
+    numbers = torch.arange(count, device=indices.device)
+    return (numbers.view(-1, *[1] * indices.dim()) == indices).to(dtype)
