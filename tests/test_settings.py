@@ -73,6 +73,19 @@ RULES: dict[str, tuple[dict[str, Any], str, str, dict[str, Any]]] = {
         {"masks": [["causal"]]}, "masks = 1 rows", "one row of edge families per layer, here 2",
         {"masks": [["causal"], ["self"]]},
     ),
+    "edges forbidden in a layer that is not there": (
+        {"forbidden": [{"layer": 3, "edges": ["self"]}]}, "forbidden = layer 3", "layers are 1 to 2",
+        {"forbidden": [{"layer": 2, "edges": ["self"]}]},
+    ),
+    "edges that are free before they are forbidden": (
+        {"forbidden": [{"layer": 1, "edges": ["self"], "from_step": 5, "until_step": 5}]}, "until_step = 5",
+        "until_step > from_step = 5", {"forbidden": [{"layer": 1, "edges": ["self"], "from_step": 5, "until_step": 6}]},
+    ),
+    "edges forbidden after the end": (
+        {"forbidden": [{"layer": 1, "edges": ["self"], "from_step": 301}], "max_steps": 300},
+        "forbidden = from_step 301", "from_step <= max_steps = 300",
+        {"forbidden": [{"layer": 1, "edges": ["self"], "from_step": 300}], "max_steps": 300},
+    ),
     "wide heads without an output matrix": (
         {"heads": 2, "output_projection": False}, "output_projection = false", "set head_width: split or heads: 1",
         {"heads": 2, "output_projection": False, "head_width": "split"},
@@ -108,6 +121,7 @@ def test_values_that_do_not_go_together_are_refused_with_the_way_out(
         ("T", 0), ("T", 2.5), ("T", "3"), ("T", True), ("eps", -0.1), ("eps", float("nan")), ("eps", "0.1"),
         ("alpha", float("inf")), ("beta", -1.0), ("p_B", 1.5), ("learning_rate", 0.0), ("batch_size", 0),
         ("checkpoints", 1), ("stop_after", -1), ("layers", 0), ("heads", 0), ("hidden_layers", 3),
+        ("forbidden", [{"layer": 1, "edges": ["all"]}]), ("forbidden", [{"edges": ["self"]}]), ("forbidden", []),
         ("output_projection", "yes"), ("label_tables", "random"), ("masks", [["all"], ["causal"]]), ("world_seed", -1),
     ],
 )  # fmt: skip
@@ -169,6 +183,16 @@ def test_masks_read_from_yaml_as_lists_equal_masks_given_as_tuples() -> None:
         (make(loss="every_label", learning_rate=1e-3), "paper,loss=every_label,learning_rate=0.001"),
         (make(output_projection=False), "paper,output_projection=false"),
         (make(masks=[["self", "query_to_self"], ["causal"]]), "paper,masks=self.query_to_self+causal"),
+        (make(forbidden=[{"layer": 1, "edges": ["self"]}]), "paper,forbidden=layer1.self"),
+        (
+            make(
+                forbidden=[
+                    {"layer": 1, "edges": ["self", "causal"], "until_step": 9},
+                    {"layer": 2, "edges": ["self"], "from_step": 7},
+                ]
+            ),
+            "paper,forbidden=layer1.self.causal.0-9+layer2.self.7-end",
+        ),
         (make(world_seed=0), "paper,world_seed=0"),
         (make("released_code"), "released_code"),
         (make(**VARIANTS["released_code"]), "released_code"),
@@ -181,6 +205,10 @@ def test_a_run_is_named_by_its_variant_and_what_differs_from_it(settings: RunSet
 
 
 families = st.lists(st.sampled_from(["causal", "self", "query_to_self", "query_to_labels", "label_to_item"]))
+forbidden_edges = st.fixed_dictionaries(
+    {"layer": st.integers(1, 2), "edges": st.lists(st.sampled_from(["self", "label_to_item"]), min_size=1)},
+    optional={"from_step": st.integers(0, 2), "until_step": st.none() | st.integers(3, 4)},
+)
 valid_parameters = st.fixed_dictionaries(
     {},
     optional={
@@ -198,6 +226,7 @@ valid_parameters = st.fixed_dictionaries(
         "hidden_layers": st.integers(0, 2),
         "label_vectors": st.sampled_from(["fixed", "learned"]),
         "masks": st.none() | st.lists(families, min_size=2, max_size=2),
+        "forbidden": st.none() | st.lists(forbidden_edges, min_size=1, max_size=2),
         "learning_rate": st.sampled_from([1e-3, 0.01, 0.1]),
         "world_seed": st.none() | st.integers(0, 2),
     },

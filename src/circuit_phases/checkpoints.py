@@ -68,18 +68,18 @@ def saved_checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def load_model(path: Path, settings: RunSettings, world: World, seed: int) -> InContextTransformer:
-    """A model with the weights of one checkpoint.
+    """A model with the weights of one checkpoint and the masks of its step.
 
     Raises:
         DamagedFile: if the file is damaged or holds other weights than this model's.
     """
-    tensors, _ = load_tensors(path)
+    tensors, metadata = load_tensors(path)
     model = InContextTransformer(world, settings.model, seed)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise DamagedFile(path, "its weights are not this model's") from error
-    return model
+    return model.at_step(int(metadata["step"]))
 
 
 def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import Self, cast
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -72,6 +72,11 @@ class InContextTransformer(nn.Module):
             u, p = layer(u, mask)
             patterns.append(p)
         return torch.stack([*patterns, cast(Layer, last).pattern(u, self.masks[-1])], dim=1)
+
+    def at_step(self, step: int) -> Self:
+        """This model, from now on without the edges that are forbidden at a step of training."""
+        self.masks = edge_masks(self.world_settings, self.settings, step).to(self.masks.device)
+        return self
 
     def loss(self, sequences: Sequences) -> Float[Tensor, ""]:
         """Mean cross-entropy (nats) of the labels at the read-out tokens."""
@@ -189,10 +194,14 @@ def target_labels(sequences: Sequences, model: ModelSettings) -> Int64[Tensor, "
     return sequences.labels if model.loss == "every_label" else sequences.labels[:, -1:]
 
 
-def edge_masks(world: WorldSettings, model: ModelSettings) -> Bool[Tensor, "layers S S"]:
-    """Which key tokens (last axis) each query token may attend to, per layer."""
+def edge_masks(world: WorldSettings, model: ModelSettings, step: int = 0) -> Bool[Tensor, "layers S S"]:
+    """Which key tokens (last axis) each query token may attend to, per layer, at a step of training."""
     rows: tuple[tuple[EdgeFamily, ...], ...] = model.masks or (("causal",),) * model.layers
-    return torch.stack([edge_mask(families, world.N) for families in rows])
+    masks = torch.stack([edge_mask(families, world.N) for families in rows])
+    for each in model.forbidden or ():
+        if each.from_step <= step and (each.until_step is None or step < each.until_step):
+            masks[each.layer - 1] &= ~edge_mask(each.edges, world.N)
+    return masks
 
 
 def edge_mask(families: tuple[EdgeFamily, ...], N: int) -> Bool[Tensor, "S S"]:

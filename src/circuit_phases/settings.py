@@ -98,6 +98,21 @@ class WorldSettings(Settings):
         return 2 * self.N + 1
 
 
+class ForbiddenEdges(Settings):
+    """Edges that attention must do without for a stretch of training, from_step <= step < until_step."""
+
+    layer: Positive = Field(description="attention layer, from 1")
+    edges: tuple[EdgeFamily, ...] = Field(strict=False, min_length=1, description="edge families")
+    from_step: Natural = Field(0, description="first step without them")
+    until_step: Positive | None = Field(None, description="first step with them again; null: never")
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if self.until_step is not None and self.until_step <= self.from_step:
+            _forbid("until_step", self.until_step, f"until_step > from_step = {self.from_step}")
+        return self
+
+
 class ModelSettings(Settings):
     """The network (paper, Sec. 3; appendix for the standard transformer)."""
 
@@ -120,22 +135,35 @@ class ModelSettings(Settings):
     masks: tuple[tuple[EdgeFamily, ...], ...] | None = Field(
         None, description="per layer, the edge families that attention keeps; null: every causal edge"
     )
+    forbidden: tuple[ForbiddenEdges, ...] | None = Field(
+        None,
+        min_length=1,
+        description=(
+            "edges that attention must do without, each for a stretch of training: layer, edges, from_step (0), "
+            "until_step (null: to the end); null: none"
+        ),
+    )
     loss: Literal["last_label", "every_label"] = Field(
         "last_label", description="whether only the query's label is predicted in training, or every item's"
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _masks_as_tuples(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("masks"), list):
-            rows = (tuple(row) if isinstance(row, list) else row for row in values["masks"])
-            return {**values, "masks": tuple(rows)}
-        return values
+    def _lists_as_tuples(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        rows = {name: values[name] for name in ("masks", "forbidden") if isinstance(values.get(name), list)}
+        return values | {
+            name: tuple(tuple(row) if isinstance(row, list) else row for row in those) for name, those in rows.items()
+        }
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
         if self.masks is not None and len(self.masks) != self.layers:
             _forbid("masks", f"{len(self.masks)} rows", f"one row of edge families per layer, here {self.layers}")
+        for each in self.forbidden or ():
+            if each.layer > self.layers:
+                _forbid("forbidden", f"layer {each.layer}", f"layers are 1 to {self.layers}")
         if not self.output_projection and self.head_width == "full" and self.heads > 1:
             _forbid(
                 "output_projection",
@@ -145,6 +173,12 @@ class ModelSettings(Settings):
         if self.architecture == "standard_transformer" and self.hidden_layers:
             _forbid("hidden_layers", self.hidden_layers, "0 with the standard transformer: its read-out is linear")
         return self
+
+    @property
+    def mask_changes(self) -> tuple[int, ...]:
+        """The steps from which on other edges are forbidden than before, in order, the first 0."""
+        ends = {step for each in self.forbidden or () for step in (each.from_step, each.until_step)}
+        return tuple(sorted({0, *(step for step in ends if step is not None)}))
 
 
 class TrainingSettings(Settings):
@@ -213,6 +247,11 @@ class RunSettings(Settings):
         width = self.world.P + self.world.D
         if self.model.head_width == "split" and width % self.model.heads:
             _forbid("heads", self.model.heads, f"split heads must divide P + D = {width}")
+        for each in self.model.forbidden or ():
+            if each.from_step > self.training.max_steps:
+                _forbid(
+                    "forbidden", f"from_step {each.from_step}", f"from_step <= max_steps = {self.training.max_steps}"
+                )
         return self
 
     @classmethod
@@ -281,11 +320,17 @@ DEFAULTS: dict[str, Any] = RunSettings().parameters
 
 def _short(value: Any) -> str:
     if isinstance(value, tuple):
-        return "+".join(".".join(row) for row in value)
+        return "+".join(_short_forbidden(row) if isinstance(row, dict) else ".".join(row) for row in value)
     if isinstance(value, float):
         # The shortest exact text, with whole numbers and minus zero as people write them.
         return repr(value + 0.0).removesuffix(".0")
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _short_forbidden(each: dict[str, Any]) -> str:
+    stretch = each["from_step"], each["until_step"]
+    when = [] if stretch == (0, None) else [f"{stretch[0]}-{stretch[1] or 'end'}"]
+    return ".".join([f"layer{each['layer']}", *each["edges"], *when])
 
 
 def _file_name(parts: list[str]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ EVALUATION_CHUNK = 256
 SPLITS = ("iid", "random_label")
 """The frozen splits: the evaluation sequences, and the same with the context's labels permuted."""
 
+Built = TypeVar("Built")
 EvaluationSet = tuple[Sequences, Int64[Tensor, "n N"]]
 Device = Literal["auto", "cpu", "cuda"]
 Outcome = tuple[Float[Tensor, "*seeds"], Int64[Tensor, "*seeds"]]
@@ -54,11 +57,8 @@ class Trainer:
         self.parameters = {name: tensor.detach() for name, tensor in self.model.named_parameters()}
         self.constants = {name: tensor for name, tensor in self.model.named_buffers() if name.startswith("embedding.")}
         self.batches = TrainingBatches(world, seed, settings.training.batch_size)
-        self._step = _step_of(self)
-        plain, compilable = FastForm(self.model), FastForm(self.model, elementwise=True)
-        self._outcomes: Callable[..., Any] = plain.query_outcomes
-        if compiles(settings):
-            self._outcomes = compiled_or_plain(compilable.query_outcomes, plain.query_outcomes)
+        self._step_at = per_stretch(settings, lambda start: _step_of(self, start))
+        self._outcomes_at = per_stretch(settings, self._outcomes_from)
         self._tasks = evaluation[0].tasks.numpy()
         self._chunks = _evaluation_chunks(evaluation, self.device)
 
@@ -68,13 +68,13 @@ class Trainer:
 
     def step(self, step: int) -> Outcome:
         """Take gradient step number `step` (from 1)."""
-        return self._step(self.parameters, self.constants, self.batch(step))
+        return self._step_at(step)(self.parameters, self.constants, self.batch(step))
 
     def evaluate(self, step: int) -> list[dict[str, Any]]:
         """Loss and accuracy on each frozen split, for all tasks together and for each task."""
         groups = [(None, slice(None))] + [(task + 1, self._tasks == task) for task in range(self.world.settings.T)]
         rows = []
-        for split, (loss, correct) in self._outcomes_of_splits().items():
+        for split, (loss, correct) in self._outcomes_of_splits(step).items():
             for task, members in groups:
                 count = len(loss[members])
                 if count:
@@ -82,11 +82,19 @@ class Trainer:
                     rows.append({"step": step, "split": split, "task": task, "sequences": count} | means)
         return rows
 
-    def _outcomes_of_splits(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def _outcomes_from(self, start: int) -> Callable[..., Any]:
+        """The queries' outcomes under the masks of a step, compiled where that pays."""
+        plain, compilable = (
+            FastForm(self.model.at_step(start), elementwise).query_outcomes for elementwise in (False, True)
+        )
+        return compiled_or_plain(compilable, plain) if compiles(self.settings) else plain
+
+    def _outcomes_of_splits(self, step: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         parts: dict[str, list[tuple[Tensor, Tensor]]] = {split: [] for split in SPLITS}
+        outcomes_of = self._outcomes_at(step)
         with torch.no_grad():
             for batch, labels, skipped in self._chunks:
-                outcomes = self._outcomes(self.parameters, self.constants, batch, labels)
+                outcomes = outcomes_of(self.parameters, self.constants, batch, labels)
                 for part, (loss, correct) in zip(parts.values(), outcomes, strict=True):
                     part.append((loss[skipped:], correct[skipped:]))
         joined = {
@@ -112,12 +120,12 @@ class TrainerOfSeeds:
         for index, trainer in enumerate(trainers):
             for name, stacked in self._parameters.items():
                 trainer.parameters[name] = stacked[index]
-        self._step = _step_of(trainers[0], torch.vmap)
+        self._step_at = per_stretch(trainers[0].settings, lambda start: _step_of(trainers[0], start, torch.vmap))
 
     def step(self, step: int) -> Outcome:
         """Take gradient step number `step` (from 1) with every seed."""
         batches = zip(*(trainer.batch(step) for trainer in self.trainers), strict=True)
-        return self._step(self._parameters, self._constants, Batch(*map(torch.stack, batches)))
+        return self._step_at(step)(self._parameters, self._constants, Batch(*map(torch.stack, batches)))
 
 
 def compiles(settings: RunSettings) -> bool:
@@ -125,12 +133,21 @@ def compiles(settings: RunSettings) -> bool:
     return settings.training.max_steps >= COMPILE_FROM_STEPS
 
 
-def _step_of(trainer: Trainer, over_seeds: Callable[..., Any] = lambda function: function) -> Callable[..., Outcome]:
-    """The step of plain gradient descent, compiled where that pays."""
+def per_stretch(settings: RunSettings, build: Callable[[int], Built]) -> Callable[[int], Built]:
+    """What is built, once, for each stretch of training between two changes of the masks, by step."""
+    changes = settings.model.mask_changes
+    built = cache(build)
+    return lambda step: built(changes[bisect_right(changes, step) - 1])
+
+
+def _step_of(
+    trainer: Trainer, start: int, over_seeds: Callable[..., Any] = lambda function: function
+) -> Callable[..., Outcome]:
+    """The step of plain gradient descent under the masks of step `start`, compiled where that pays."""
     learning_rate = trainer.settings.training.learning_rate
 
     def of_form(elementwise: bool) -> Callable[..., Outcome]:
-        form = FastForm(trainer.model, elementwise)
+        form = FastForm(trainer.model.at_step(start), elementwise)
         differentiate = over_seeds(torch.func.grad_and_value(form.loss, has_aux=True))
 
         def step(parameters: Parameters, constants: Parameters, batch: Batch) -> Outcome:

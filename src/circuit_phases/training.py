@@ -250,8 +250,13 @@ class _Run:
         return next(row for row in reversed(self._rows) if row["split"] == split and row["task"] is None)
 
     def _nothing_left(self, step: int) -> bool:
-        """Whether a run at this step is at its end, or has been solved for as long as is asked for."""
+        """Whether a run at this step is at its end, or has been solved for as long as is asked for.
+
+        A run whose masks are still to change is not.
+        """
         training = self.settings.training
+        if step < min(self.settings.model.mask_changes[-1], training.max_steps):
+            return False
         accuracies = (
             row["accuracy"]
             for row in reversed(self._rows)
@@ -274,8 +279,9 @@ class _Run:
     def _summary(self) -> dict[str, Any]:
         settings, seed = self.settings, self.seed
         parameters = settings.parameters | {"world_seed": settings.resolved_world_seed(seed)}
-        if parameters["masks"] is not None:
-            parameters["masks"] = json.dumps(parameters["masks"])
+        for name in ("masks", "forbidden"):
+            if parameters[name] is not None:
+                parameters[name] = json.dumps(parameters[name])
         return parameters | {
             "run": settings.name,
             "seed": seed,
