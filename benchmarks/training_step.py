@@ -22,8 +22,8 @@ import torch
 from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 
-from circuit_phases.sequences import evaluation_set
 from circuit_phases.settings import RunSettings
+from circuit_phases.splits import evaluation_set
 from circuit_phases.trainer import COMPILE_FROM_STEPS, Trainer
 from circuit_phases.world import World
 

@@ -20,7 +20,7 @@ hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, d
 hypothesis.settings.load_profile("suite")
 
 TINY: dict[str, Any] = {
-    "T": 2, "K": 8, "L": 4, "N": 2, "D": 7, "P": 9, "evaluation_sequences": 64,
+    "T": 2, "K": 8, "L": 4, "N": 2, "D": 7, "P": 9, "evaluation_sequences": 64, "ability_sequences": 32,
     "batch_size": 16, "max_steps": 60, "evaluation_interval": 10, "checkpoints": 6,
 }  # fmt: skip
 

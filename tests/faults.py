@@ -30,8 +30,8 @@ ROOT = Path(__file__).parents[1]
 CONFIG = {
     "seconds_between_saves": 0.2,
     "defaults": {
-        "T": 2, "K": 8, "L": 4, "N": 2, "D": 11, "P": 5, "evaluation_sequences": 256, "batch_size": 32,
-        "max_steps": 600, "evaluation_interval": 20, "checkpoints": 12, "stop_after": 0,
+        "T": 2, "K": 8, "L": 4, "N": 2, "D": 11, "P": 5, "evaluation_sequences": 256, "ability_sequences": 64,
+        "batch_size": 32, "max_steps": 600, "evaluation_interval": 20, "checkpoints": 12, "stop_after": 0,
     },
     "experiments": {"base": {}},
     "figures": {"fig02": {"experiment": "base"}, "fig04": {"experiment": "base"}},

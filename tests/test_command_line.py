@@ -9,7 +9,7 @@ import pytest
 
 from circuit_phases.command_line import main
 
-TINY = ["T=2", "K=8", "L=4", "N=2", "D=11", "P=5", "evaluation_sequences=64"]
+TINY = ["T=2", "K=8", "L=4", "N=2", "D=11", "P=5", "evaluation_sequences=64", "ability_sequences=32"]
 TINY += ["max_steps=40", "evaluation_interval=10", "checkpoints=4"]
 
 

@@ -13,7 +13,8 @@ import torch
 
 from circuit_phases.datasets import FILES, read_evaluation_set, read_world, write_dataset
 from circuit_phases.files import DamagedFile, UserError
-from circuit_phases.sequences import Sequences, TrainingBatches, evaluation_set
+from circuit_phases.sequences import Sequences, TrainingBatches
+from circuit_phases.splits import PARTNERS, evaluation_set
 from circuit_phases.world import World
 
 TinyWorld = Callable[..., World]
@@ -46,15 +47,14 @@ def test_the_evaluation_set_comes_back_to_the_bit(
 ) -> None:
     world = tiny_world(seed=3, **options)
     write_dataset(world, tmp_path)
-    sequences, permuted = evaluation_set(world)
-    back, permuted_back = read_evaluation_set(tmp_path, world.settings)
-    for name in Sequences.__dataclass_fields__:
-        written, read = getattr(sequences, name), getattr(back, name)
-        assert read.dtype == written.dtype
-        assert read.shape == written.shape
-        assert read.numpy().tobytes() == written.contiguous().numpy().tobytes()
-    assert permuted_back.dtype == permuted.dtype
-    assert torch.equal(permuted_back, permuted)
+    evaluation, back = evaluation_set(world), read_evaluation_set(tmp_path, world.settings)
+    assert back.keys() == evaluation.keys()
+    for split, sequences in evaluation.items():
+        for name in Sequences.__dataclass_fields__:
+            written, read = getattr(sequences, name), getattr(back[split], name)
+            assert read.dtype == written.dtype
+            assert read.shape == written.shape
+            assert read.numpy().tobytes() == written.contiguous().numpy().tobytes()
 
 
 def test_a_world_read_back_gives_the_same_training_batches(tiny_world: TinyWorld, tmp_path: Path) -> None:
@@ -83,16 +83,19 @@ def test_tasks_classes_and_labels_count_from_one_in_the_files(tiny_world: TinyWo
     assert [row["label"] for row in vectors] == list(range(1, 5))
     assert np.array_equal(np.array(vectors[3]["vector"], dtype=np.float32), world.label_vectors[3])
 
-    sequences, permuted = evaluation_set(world)
-    rows = pq.read_table(tmp_path / "evaluation_sequences.parquet").to_pylist()
-    assert [row["sequence"] for row in rows] == list(range(1, 65))
-    assert {row["task"] for row in rows} == {1, 2}
-    for number, row in enumerate(rows):
-        assert row["task"] == int(sequences.tasks[number]) + 1
-        assert row["classes"] == (sequences.classes[number] + 1).tolist()
-        assert row["labels"] == (sequences.labels[number] + 1).tolist()
-        assert row["permuted_labels"] == (permuted[number] + 1).tolist()
-        assert row["items"] == sequences.items[number].flatten().tolist()
+    evaluation = evaluation_set(world)
+    every_row = pq.read_table(tmp_path / "evaluation_sequences.parquet").to_pylist()
+    for split, partner in PARTNERS.items():
+        rows = [row for row in every_row if row["split"] == split]
+        sequences = evaluation[split]
+        assert [row["sequence"] for row in rows] == list(range(1, len(sequences) + 1))
+        assert {row["task"] for row in rows} == ({None} if split == "novel_class" else {1, 2})
+        for number, row in enumerate(rows):
+            assert row["task"] in (None, int(sequences.tasks[number]) + 1)
+            assert row["classes"] == (sequences.classes[number] + 1).tolist()
+            assert row["labels"] == (sequences.labels[number] + 1).tolist()
+            assert row["partner_labels"] == (partner and (evaluation[partner].labels[number] + 1).tolist())
+            assert row["items"] == sequences.items[number].flatten().tolist()
 
 
 def test_offsets_count_positions_from_zero_in_the_files(tiny_world: TinyWorld, tmp_path: Path) -> None:
@@ -100,7 +103,7 @@ def test_offsets_count_positions_from_zero_in_the_files(tiny_world: TinyWorld, t
     write_dataset(world, tmp_path)
     offsets = pq.read_table(tmp_path / "evaluation_sequences.parquet")["offset"].to_pylist()
     assert set(offsets) == set(range(9 - 5 + 1))
-    assert offsets == evaluation_set(world)[0].offsets.tolist()
+    assert offsets == [int(at) for split in PARTNERS for at in evaluation_set(world)[split].offsets]
 
 
 def test_equal_worlds_are_equal_files(tiny_world: TinyWorld, tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from circuit_phases.fast import Batch, FastForm
 from circuit_phases.model import InContextTransformer
-from circuit_phases.sequences import Sequences, TrainingBatches, draw_sequences, evaluation_set
+from circuit_phases.sequences import Sequences, TrainingBatches, draw_sequences
 from circuit_phases.settings import RunSettings
+from circuit_phases.splits import evaluation_set
 from circuit_phases.trainer import Trainer
 from circuit_phases.world import World
 

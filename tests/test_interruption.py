@@ -20,8 +20,8 @@ from training_runs import QUICK, overall_accuracy, results, run, summary
 from circuit_phases import training
 from circuit_phases.checkpoints import load_tensors, saved_checkpoints
 from circuit_phases.files import UserError, locked
-from circuit_phases.sequences import evaluation_set
 from circuit_phases.settings import RunSettings
+from circuit_phases.splits import evaluation_set
 from circuit_phases.tables import TRAINING, read_frame
 from circuit_phases.trainer import Outcome, Trainer, TrainerOfSeeds
 from circuit_phases.training import Member, train_together
@@ -99,7 +99,7 @@ from pathlib import Path
 import torch
 from circuit_phases import training
 from circuit_phases.logs import job_log
-from circuit_phases.sequences import evaluation_set
+from circuit_phases.splits import evaluation_set
 from circuit_phases.settings import RunSettings
 from circuit_phases.world import World
 

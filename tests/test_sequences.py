@@ -19,9 +19,9 @@ from circuit_phases.sequences import (
     _first_to_ring,
     _redrawn,
     draw_sequences,
-    evaluation_set,
 )
 from circuit_phases.settings import WorldSettings
+from circuit_phases.splits import evaluation_set
 from circuit_phases.world import World
 
 Follows = Callable[[object, object], None]
@@ -264,46 +264,8 @@ def test_world_seed_and_training_seed_are_independent(tiny_world: Callable[..., 
     assert torch.allclose(residuals[0], residuals[1], atol=1e-6)
 
 
-def test_the_evaluation_set_is_frozen_and_belongs_to_the_world(tiny_world: Callable[..., World]) -> None:
-    sequences, permuted = evaluation_set(tiny_world(seed=1))
-    again, permuted_again = evaluation_set(tiny_world(seed=1))
-    assert len(sequences) == 64
-    assert same(sequences, again)
-    assert torch.equal(permuted, permuted_again)
-    assert not same(sequences, evaluation_set(tiny_world(seed=2))[0])
-
-
-def test_no_training_batch_repeats_evaluation_sequences(tiny_world: Callable[..., World]) -> None:
-    world = tiny_world(seed=0)
-    held_out = {tuple(row) for row in evaluation_set(world)[0].items.flatten(1).tolist()}
-    for step in range(1, 21):
-        batch = TrainingBatches(world, seed=0, batch_size=64)[step]
-        assert not held_out & {tuple(row) for row in batch.items.flatten(1).tolist()}
-
-
-def test_permuted_labels_are_the_contexts_labels_in_uniformly_random_order(assert_follows: Follows) -> None:
-    settings = WorldSettings(T=1, K=4, L=4, N=3, D=1, label_tables="disjoint", evaluation_sequences=6_000)
-    world = World.draw(settings, seed=0)
-    sequences, permuted = evaluation_set(world)
-    context = sequences.labels[:, :-1]
-    assert torch.equal(permuted.sort(1).values, context.sort(1).values)
-    # No label comes twice here, so the order is seen whole.
-    order = (context[:, :, None] == permuted[:, None]).int().argmax(2)
-    codes = order @ torch.tensor([9, 3, 1])
-    assert_follows(np.unique(codes, return_counts=True)[1], np.full(6, 1 / 6))
-
-
-def test_permuting_the_context_labels_changes_nothing_else(tiny_world: Callable[..., World]) -> None:
-    sequences, permuted = evaluation_set(tiny_world())
-    other = sequences.with_context_labels(permuted)
-    assert torch.equal(other.labels[:, :-1], permuted)
-    assert torch.equal(other.labels[:, -1], sequences.labels[:, -1])
-    for name in ("tasks", "classes", "items", "offsets"):
-        assert torch.equal(getattr(other, name), getattr(sequences, name))
-
-
 def test_a_slice_of_sequences_keeps_their_parts_together(tiny_world: Callable[..., World]) -> None:
-    sequences, _ = evaluation_set(tiny_world())
+    sequences = TrainingBatches(tiny_world(), seed=0, batch_size=32)[1]
     part = sequences[10:14]
     assert len(part) == 4
     for name in Sequences.__dataclass_fields__:

@@ -15,6 +15,7 @@ from circuit_phases.compilation import compiled_or_plain
 from circuit_phases.files import UserError
 from circuit_phases.sequences import TrainingBatches
 from circuit_phases.settings import RunSettings
+from circuit_phases.splits import evaluation_set
 from circuit_phases.trainer import COMPILE_FROM_STEPS, Trainer, torch_device
 
 Tiny = Callable[..., RunSettings]
@@ -22,7 +23,7 @@ Tiny = Callable[..., RunSettings]
 
 def test_a_task_that_no_evaluation_sequence_has_gets_no_row(tiny: Tiny) -> None:
     trainer = trainer_of(tiny(T=4, evaluation_sequences=2))
-    present = sorted({int(task) + 1 for task in trainer._tasks})
+    present = sorted({int(task) + 1 for task in evaluation_set(trainer.world)["iid"].tasks})
     assert 0 < len(present) < 4
     assert [row["task"] for row in trainer.evaluate(0) if row["split"] == "iid"] == [None, *present]
 
@@ -35,7 +36,8 @@ def test_evaluations_of_many_sequences_are_the_same_in_chunks_or_at_once(
     monkeypatch.setattr(trainer_module, "EVALUATION_CHUNK", 1000)
     for row, at_once in zip(in_chunks, trainer.evaluate(0), strict=True):
         assert row.keys() == at_once.keys()
-        assert row["accuracy"] == at_once["accuracy"]
+        for name in ("accuracy", "memory", "inference"):
+            assert row[name] == at_once[name]
         assert row["loss"] == pytest.approx(at_once["loss"], rel=1e-6)
     assert in_chunks[0]["sequences"] == 300
 
@@ -62,7 +64,8 @@ def assert_same_steps(one: Trainer, other: Trainer, steps: int = 3) -> None:
 def assert_same_evaluation(one: Trainer, other: Trainer) -> None:
     for row, expected in zip(one.evaluate(0), other.evaluate(0), strict=True):
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5)
-        assert row["accuracy"] == expected["accuracy"]
+        for name in ("accuracy", "memory", "inference"):
+            assert row[name] == expected[name]
 
 
 @pytest.mark.slow

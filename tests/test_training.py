@@ -21,8 +21,8 @@ from circuit_phases import training
 from circuit_phases.checkpoints import checkpoint_file, load_model, load_tensors, saved_checkpoints
 from circuit_phases.code_digest import code_digest
 from circuit_phases.files import DamagedFile, UserError
-from circuit_phases.sequences import evaluation_set
 from circuit_phases.settings import RunSettings, TrainingSettings
+from circuit_phases.splits import SPLITS, evaluation_set
 from circuit_phases.tables import TRAINING, read_frame, read_table
 from circuit_phases.training import checkpoint_steps, train
 from circuit_phases.world import World
@@ -107,10 +107,10 @@ def test_the_training_table_has_every_split_at_every_evaluation(finished: Path) 
     frame = read_frame(finished / "training.parquet", TRAINING)
     assert set(frame["run"]) == {RunSettings.from_parameters(**read_parameters(finished)).name}
     assert set(frame["seed"]) == {0}
-    for split, steps in {"iid": range(0, 61, 10), "random_label": range(0, 61, 10), "train": range(10, 61, 10)}.items():
+    for split in (*SPLITS, "train"):
         overall = frame[(frame["split"] == split) & frame["task"].isna()]
-        assert overall["step"].tolist() == list(steps)
-    assert set(frame["split"]) == {"iid", "random_label", "train"}
+        assert overall["step"].tolist() == list(range(10 if split == "train" else 0, 61, 10))
+    assert set(frame["split"]) == {*SPLITS, "train"}
     assert set(frame.loc[frame["split"] == "train", "sequences"]) == {160}
     assert frame["accuracy"].between(0, 1).all()
 
@@ -123,8 +123,8 @@ def read_parameters(folder: Path) -> dict[str, Any]:
 def test_rows_of_single_tasks_average_to_the_row_of_all(tiny: Tiny, tmp_path: Path) -> None:
     settings = tiny(T=3, beta=1.0, max_steps=20)
     frame = read_frame(run(settings, tmp_path) / "training.parquet", TRAINING)
-    frame = frame[frame["split"] != "train"]
-    tasks = evaluation_set(World.draw(settings.world, 0))[0].tasks.numpy()
+    frame = frame[frame["split"].isin(("iid", "random_label"))]
+    tasks = evaluation_set(World.draw(settings.world, 0))["iid"].tasks.numpy()
     for _, rows in frame.groupby(["step", "split"]):
         overall, each = rows[rows["task"].isna()], rows[rows["task"].notna()]
         assert each["task"].tolist() == [1, 2, 3]
@@ -141,14 +141,11 @@ def test_saved_weights_give_the_accuracy_and_loss_of_their_step_in_the_textbook_
 ) -> None:
     settings = tiny()
     world = World.draw(settings.world, 0)
-    iid, permuted = evaluation_set(world)
     frame = read_frame(finished / "training.parquet", TRAINING)
     saved = saved_checkpoints(finished / "checkpoints")
     shared = sorted(set(saved) & set(frame["step"]))
     assert {0, 60} <= set(shared)
-    for step, (split, sequences) in itertools.product(
-        shared, {"iid": iid, "random_label": iid.with_context_labels(permuted)}.items()
-    ):
+    for step, (split, sequences) in itertools.product(shared, evaluation_set(world).items()):
         model = load_model(saved[step], settings, world, seed=0)
         with torch.no_grad():
             logits = model(sequences).logits[:, -1]

@@ -19,12 +19,13 @@ import pytest
 import yaml
 
 from circuit_phases import tables
+from circuit_phases.settings import RunSettings
 
 ROOT = Path(__file__).parents[1]
 TINY = {"K": 8, "L": 4, "N": 2, "D": 11, "P": 5, "max_steps": 40, "evaluation_interval": 10, "checkpoints": 4}
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "results": "results",
-    "defaults": TINY | {"evaluation_sequences": 64},
+    "defaults": TINY | {"evaluation_sequences": 64, "ability_sequences": 32},
     "experiments": {
         "base": {"seeds": 2},
         "induction_head": {"set": {"T": 1, "p_B": 1}},
@@ -42,9 +43,7 @@ CONFIG = {
     },
     "headline": ["fig04"],
 }
-INDUCTION = (
-    "paper,T=1,K=8,L=4,N=2,D=11,P=5,p_B=1,evaluation_sequences=64,max_steps=40,evaluation_interval=10,checkpoints=4"
-)
+INDUCTION = RunSettings.from_parameters(**CONFIG["defaults"], T=1, p_B=1).name
 
 RULES = {"dataset", "class_frequencies", "train", "circuits", "theory", "phases", "table", "figure", "animate"}
 RULES |= {"finding", "claims"}

@@ -12,7 +12,7 @@ _HOMES = {
     "RunSettings": "settings",
     "World": "world",
     "draw_sequences": "sequences",
-    "evaluation_set": "sequences",
+    "evaluation_set": "splits",
     "InContextTransformer": "model",
     "Trainer": "trainer",
     "train": "training",

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
-from jaxtyping import Int64
 from torch import Tensor
 
 from circuit_phases.files import DamagedFile
-from circuit_phases.sequences import Sequences, evaluation_set
+from circuit_phases.sequences import Sequences
 from circuit_phases.settings import WorldSettings
+from circuit_phases.splits import PARTNERS, EvaluationSet, evaluation_set
 from circuit_phases.tables import EVALUATION_SEQUENCES, LABEL_TABLES, VECTORS, read_table, write_table
 from circuit_phases.world import World
 
@@ -35,17 +37,9 @@ def write_dataset(world: World, folder: Path) -> None:
         }
     )
     write_table(folder / "label_tables.parquet", table, LABEL_TABLES)
-    sequences, permuted = evaluation_set(world)
-    columns = {
-        "sequence": np.arange(1, len(sequences) + 1),
-        "task": sequences.tasks.numpy() + 1,
-        "offset": sequences.offsets.numpy(),
-        "classes": list(sequences.classes.numpy() + 1),
-        "labels": list(sequences.labels.numpy() + 1),
-        "permuted_labels": list(permuted.numpy() + 1),
-        "items": list(sequences.items.flatten(1).numpy()),
-    }
-    write_table(folder / "evaluation_sequences.parquet", pa.table(columns), EVALUATION_SEQUENCES)
+    evaluation = evaluation_set(world)
+    parts = [_split_table(split, evaluation) for split in PARTNERS if split in evaluation]
+    write_table(folder / "evaluation_sequences.parquet", pa.concat_tables(parts), EVALUATION_SEQUENCES)
 
 
 def read_world(folder: Path, settings: WorldSettings, seed: int) -> World:
@@ -68,27 +62,53 @@ def read_world(folder: Path, settings: WorldSettings, seed: int) -> World:
     return World(settings, seed, means, vectors, labels.reshape(settings.T, settings.K) - 1)
 
 
-def read_evaluation_set(folder: Path, settings: WorldSettings) -> tuple[Sequences, Int64[Tensor, "n N"]]:
-    """Read the frozen evaluation sequences and their permuted context labels.
+def read_evaluation_set(folder: Path, settings: WorldSettings) -> EvaluationSet:
+    """Read the frozen sequences of every split.
 
     Raises:
         UserError, DamagedFile: if the file is missing or cannot be read.
     """
-    table = read_table(folder / "evaluation_sequences.parquet", EVALUATION_SEQUENCES)
+    path = folder / "evaluation_sequences.parquet"
+    table = read_table(path, EVALUATION_SEQUENCES)
+    found: EvaluationSet = {}
+    for split, partner in PARTNERS.items():
+        rows = table.filter(pc.field("split") == split)
+        if len(rows):
+            found[split] = _read_split(path, rows, settings)
+        if len(rows) and partner:
+            found[partner] = replace(found[split], labels=_numbers(rows, "partner_labels") - 1)
+    return found
 
-    def column(name: str) -> Tensor:
-        values = table[name].combine_chunks()
-        flat = values.flatten() if pa.types.is_list(values.type) else values
-        return torch.from_numpy(flat.to_numpy(zero_copy_only=False).copy()).view(len(table), -1)
 
-    widths = [column(name).shape[1] for name in ("classes", "labels", "permuted_labels", "items")]
-    if widths != [settings.N + 1, settings.N + 1, settings.N, (settings.N + 1) * settings.D]:
-        raise DamagedFile(folder / "evaluation_sequences.parquet", "it belongs to a world of other settings")
-    sequences = Sequences(
-        tasks=column("task")[:, 0] - 1,
-        classes=column("classes") - 1,
-        labels=column("labels") - 1,
-        items=column("items").view(len(table), settings.N + 1, settings.D),
-        offsets=column("offset")[:, 0],
+def _split_table(split: str, evaluation: EvaluationSet) -> pa.Table:
+    sequences, partner = evaluation[split], evaluation.get(PARTNERS[split] or "")
+    columns = {
+        "split": [split] * len(sequences),
+        "sequence": np.arange(1, len(sequences) + 1),
+        "task": pa.array(sequences.tasks.numpy() + 1, mask=sequences.tasks.numpy() < 0),
+        "offset": sequences.offsets.numpy(),
+        "classes": list(sequences.classes.numpy() + 1),
+        "labels": list(sequences.labels.numpy() + 1),
+        "partner_labels": [None] * len(sequences) if partner is None else list(partner.labels.numpy() + 1),
+        "items": list(sequences.items.flatten(1).numpy()),
+    }
+    return pa.table(columns, schema=EVALUATION_SEQUENCES)
+
+
+def _read_split(path: Path, rows: pa.Table, settings: WorldSettings) -> Sequences:
+    columns = {name: _numbers(rows, name) for name in ("classes", "labels", "items")}
+    if [each.shape[1] for each in columns.values()] != [settings.N + 1, settings.N + 1, (settings.N + 1) * settings.D]:
+        raise DamagedFile(path, "it belongs to a world of other settings")
+    return Sequences(
+        tasks=torch.from_numpy(rows["task"].fill_null(0).to_numpy() - 1),
+        classes=columns["classes"] - 1,
+        labels=columns["labels"] - 1,
+        items=columns["items"].view(len(rows), settings.N + 1, settings.D),
+        offsets=_numbers(rows, "offset")[:, 0],
     )
-    return sequences, column("permuted_labels") - 1
+
+
+def _numbers(rows: pa.Table, name: str) -> Tensor:
+    values = rows[name].combine_chunks()
+    flat = values.flatten() if pa.types.is_list(values.type) else values
+    return torch.from_numpy(flat.to_numpy(zero_copy_only=False).copy()).view(len(rows), -1)

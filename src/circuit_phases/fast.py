@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from circuit_phases.model import InContextTransformer, masked_softmax, token_positions
+from circuit_phases.model import InContextTransformer, masked_softmax
 from circuit_phases.sequences import Sequences
 from circuit_phases.streams import (
     AttendedStream,
@@ -27,6 +27,7 @@ from circuit_phases.streams import (
     apply_per_head,
     apply_to_tokens,
     dot_products,
+    numbers,
     one_hot,
     product_per_head,
     weighted_sums,
@@ -71,7 +72,9 @@ class FastForm:
         N, S = self.world.N, self.world.S
         order = torch.cat([torch.arange(0, S, 2), torch.arange(1, S, 2)])
         self.masks = model.masks[:, order][:, :, order]
-        self.positions = token_positions(self.world)[order].tolist()
+        pairs = self.world.positions == "pairs"
+        self.item_positions = range(N + 1) if pairs else range(0, S, 2)
+        self.label_positions = None if pairs else range(1, S, 2)
         every = self.settings.loss == "every_label"
         self.query = slice(N, N + 1)
         self.readout = slice(0, N + 1) if every else self.query
@@ -81,12 +84,13 @@ class FastForm:
         s, n = self.world, batch.items.shape[-1]
         vectors = parameters["embedding.label_vectors"]
         if s.positions != "random":
-            return EmbeddedStream(s, self.positions, batch.items, batch.labels[:-1], vectors, self.elementwise)
+            fixed = self.item_positions, self.label_positions
+            return EmbeddedStream(s, *fixed, batch.items, batch.labels[:-1], vectors, self.elementwise)
         labels = (vectors.T @ one_hot(batch.labels[:-1].reshape(-1), s.L, vectors.dtype)).view(-1, s.N, n)
         labels = functional.pad(labels, (0, 0, 0, 0, s.P + s.D - len(labels), 0))
         items = functional.pad(batch.items, (0, 0, 0, 0, s.P, 0))
-        starts = torch.tensor(self.positions, device=batch.items.device)[:, None]
-        positions = functional.pad(one_hot(starts + batch.offsets, s.P, vectors.dtype), (0, 0, 0, 0, 0, s.D))
+        places = torch.cat([numbers(range(start, s.S, 2), items.device) for start in (0, 1)])
+        positions = functional.pad(one_hot(places[:, None] + batch.offsets, s.P, vectors.dtype), (0, 0, 0, 0, 0, s.D))
         return Stream(torch.cat([items, labels], dim=1) + positions, self.elementwise)
 
     def logits(self, parameters: Parameters, batch: Batch, readout: slice) -> Float[Tensor, "L readout n"]:
@@ -121,18 +125,18 @@ class FastForm:
         correct = (logits[:, -1].argmax(0) == batch.labels[-1]).sum()
         return -log_p.mean(), correct
 
-    def query_outcomes(
+    def query_answers(
         self, parameters: Parameters, constants: Parameters, batch: Batch, labels: tuple[Int64[Tensor, "N+1 n"], ...]
-    ) -> list[tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]]:
-        """For the same items with each of these labels, the queries' cross-entropies (nats), and which come out right.
+    ) -> list[tuple[Float[Tensor, "L n"], Int64[Tensor, " n"]]]:
+        """For the same items with each of these labels, log-probabilities of the queries' labels, and the likeliest.
 
         Compiled, what does not hang on the labels is computed once.
         """
-        outcomes = []
+        answers = []
         for those in labels:
             logits = self.logits({**constants, **parameters}, batch._replace(labels=those), self.query)[:, 0]
-            outcomes.append((-logits.log_softmax(0).gather(0, those[-1:])[0], logits.argmax(0) == those[-1]))
-        return outcomes
+            answers.append((logits.log_softmax(0), logits.argmax(0)))
+        return answers
 
     def _defers(self, readout: slice) -> bool:
         """Whether the last layer, reading one row, had better read through the layer before it.

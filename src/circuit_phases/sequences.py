@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
+from circuit_phases.settings import WorldSettings
 from circuit_phases.world import Stream, World, random_generator
 
 STEPS_DRAWN_TOGETHER = 16
@@ -58,18 +59,7 @@ class TrainingBatches:
             self._number = number
         rows = slice(place * self.batch_size, (place + 1) * self.batch_size)
         drawn = {name: tensor[rows] for name, tensor in self._drawn.items()}
-        return Sequences(**drawn, items=_draw_items(self.world, drawn["classes"], int(self._noise_seeds[place])))
-
-
-def evaluation_set(world: World) -> tuple[Sequences, Int64[torch.Tensor, "n N"]]:
-    """The frozen evaluation sequences of a world, and their context labels permuted among the items.
-
-    The permutation pi of 1..N is uniform for each sequence (random-label accuracy, paper, Sec. 4).
-    """
-    generator = random_generator(Stream.evaluation, world.seed)
-    sequences = draw_sequences(world, world.settings.evaluation_sequences, generator)
-    permuted = generator.permuted(sequences.labels[:, :-1].numpy(), axis=1)
-    return sequences, torch.from_numpy(permuted)
+        return Sequences(**drawn, items=draw_items(self.world, drawn["classes"], int(self._noise_seeds[place])))
 
 
 def draw_sequences(world: World, count: int, generator: np.random.Generator) -> Sequences:
@@ -82,7 +72,7 @@ def draw_sequences(world: World, count: int, generator: np.random.Generator) -> 
     in random order. Items are x = (mu_k + eps * eta) / sqrt(1 + eps^2), eta ~ N(0, 1/D) per entry.
     """
     drawn = _draw_all_but_items(world, count, generator)
-    return Sequences(**drawn, items=_draw_items(world, drawn["classes"], int(generator.integers(2**63 - 1))))
+    return Sequences(**drawn, items=draw_items(world, drawn["classes"], int(generator.integers(2**63 - 1))))
 
 
 def _draw_all_but_items(world: World, count: int, generator: np.random.Generator) -> dict[str, torch.Tensor]:
@@ -90,17 +80,23 @@ def _draw_all_but_items(world: World, count: int, generator: np.random.Generator
     tasks = _categorical(world.task_frequencies, count, generator)
     query, context = _draw_classes(world, count, generator)
     classes = np.concatenate([context, query[:, None]], axis=1)
-    offsets = np.zeros(count, dtype=np.int64)
-    if s.positions == "random":
-        offsets = generator.integers(s.P - s.S + 1, size=count)
+    offsets = draw_offsets(s, count, generator)
     labels = world.label_tables[tasks[:, None], classes]
-    arrays = {"tasks": tasks, "classes": classes, "labels": labels, "offsets": offsets}
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    arrays = {"tasks": tasks, "classes": classes, "labels": labels}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()} | {"offsets": offsets}
 
 
-def _draw_items(
+def draw_offsets(s: WorldSettings, count: int, generator: np.random.Generator) -> Int64[torch.Tensor, " count"]:
+    """The position of each sequence's first token, random or 0."""
+    if s.positions == "random":
+        return torch.from_numpy(generator.integers(s.P - s.S + 1, size=count))
+    return torch.zeros(count, dtype=torch.long)
+
+
+def draw_items(
     world: World, classes: Int64[torch.Tensor, "n N+1"], noise_seed: int
 ) -> Float32[torch.Tensor, "n N+1 D"]:
+    """Items x = (mu_k + eps * eta) / sqrt(1 + eps^2) of these classes, the noise from a seed."""
     s, (n, tokens) = world.settings, classes.shape
     # Held feature first in memory, as the fast form of the model reads it.
     noise = torch.randn((s.D, tokens * n), generator=torch.Generator().manual_seed(noise_seed))

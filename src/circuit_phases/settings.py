@@ -62,7 +62,8 @@ class WorldSettings(Settings):
         ),
     )
     more_labels_than_classes: bool = Field(False, description="lifts the paper's rule L <= K")
-    evaluation_sequences: Positive = Field(4096, description="sequences in the frozen evaluation set")
+    evaluation_sequences: Positive = Field(4096, description="sequences in the frozen splits iid and random_label")
+    ability_sequences: Natural = Field(256, description="sequences in each of the other frozen splits; 0: none of them")
 
     @model_validator(mode="after")
     def _rules(self) -> Self:

@@ -65,7 +65,7 @@ def analyze_run(
     from circuit_phases.circuits import analyze_checkpoints
     from circuit_phases.datasets import read_evaluation_set
 
-    sequences, _ = read_evaluation_set(dataset, settings.world)
+    sequences = read_evaluation_set(dataset, settings.world)["iid"]
     world = _world(settings, seed, dataset)
     attention_rows, circuit_rows = analyze_checkpoints(checkpoints, settings, world, sequences, seed)
     tables.write_table(attention, attention_rows, tables.ATTENTION)
@@ -85,7 +85,7 @@ def count_classes(settings: RunSettings, seed: int, dataset: Path, path: Path) -
     from circuit_phases.datasets import read_evaluation_set
 
     world = _world(settings, seed, dataset)
-    sequences, _ = read_evaluation_set(dataset, settings.world)
+    sequences = read_evaluation_set(dataset, settings.world)["iid"]
     K = settings.world.K
     observed = np.bincount(sequences.classes[:, -1].numpy(), minlength=K) / len(sequences)
     rows = pd.DataFrame({"class": np.arange(1, K + 1), "frequency": world.class_frequencies, "observed": observed})

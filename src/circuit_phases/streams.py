@@ -101,24 +101,26 @@ class EmbeddedStream(Stream):
     def __init__(
         self,
         world: WorldSettings,
-        positions: list[int],
+        item_positions: range,
+        label_positions: range | None,
         items: Float[Tensor, "D N+1 n"],
         labels: Int64[Tensor, "N n"],
         vectors: Float[Tensor, "L content"],
         elementwise: bool,
     ) -> None:
         self.world, self.elementwise = world, elementwise
-        item_positions, label_positions = positions[: world.N + 1], positions[world.N + 1 :]
-        self.placed = max(positions) + 1
+        self.placed = item_positions[-1] + 1
         self.wide = vectors.shape[1] > world.D
         self.width = world.P + world.D if self.wide else self.placed + world.D
         self.tokens, self.sequences = 2 * world.N + 1, items.shape[-1]
-        at_items = _columns(item_positions, self.placed, items)[..., None].expand(-1, -1, self.sequences)
+        at_items = one_hot(numbers(item_positions, items.device), self.placed, items.dtype)[..., None].expand(
+            -1, -1, self.sequences
+        )
         self.items = torch.cat([at_items, items])
         table, picks = vectors.T, one_hot(labels, world.L, items.dtype)
         table = functional.pad(table, (0, 0, self.width - len(table), 0))
-        if min(label_positions) >= 0:
-            at_labels = _columns(label_positions, self.width, items)
+        if label_positions is not None:
+            at_labels = one_hot(numbers(label_positions, items.device), self.width, items.dtype)
             table = torch.cat([table, at_labels], dim=1)
             own = torch.eye(world.N, dtype=items.dtype, device=items.device)[..., None]
             picks = torch.cat([picks, own.expand(-1, -1, self.sequences)])
@@ -246,11 +248,12 @@ def _on_left(
     return torch.stack([table.T @ one for one in matrices])
 
 
-def _columns(positions: list[int], width: int, like: Tensor) -> Float[Tensor, "width tokens"]:
-    return one_hot(torch.tensor(positions, device=like.device), width, like.dtype)
+def numbers(these: range, device: torch.device) -> Int64[Tensor, " count"]:
+    """A range as a tensor that is computed: of a constant, each trace would hold another."""
+    return torch.arange(these.start, these.stop, these.step, device=device)
 
 
 def one_hot(indices: Int64[Tensor, "..."], count: int, dtype: torch.dtype) -> Float[Tensor, "count ..."]:
     """One-hot columns along a new first axis; a negative index gives zeros."""
-    numbers = torch.arange(count, device=indices.device)
-    return (numbers.view(-1, *[1] * indices.dim()) == indices).to(dtype)
+    columns = torch.arange(count, device=indices.device)
+    return (columns.view(-1, *[1] * indices.dim()) == indices).to(dtype)

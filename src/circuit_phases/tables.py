@@ -57,10 +57,14 @@ TRAINING = _schema(
     _SEED,
     _STEP,
     ("split", pa.string(), "train: the batches since the last evaluation; iid: the frozen evaluation sequences; "
-     "random_label: the same with the context's labels permuted among its items"),
-    _TASK,
+     "random_label, copy, novel_task, conflict, no_context, novel_class: docs/method.md"),
+    ("task", pa.int64(), "task tau of the sequences, from 1; null: all tasks together; in conflict: the answer is held "
+     "against this task's label, where the context is of another task with another label"),
     ("loss", pa.float64(), "mean cross-entropy in nats, of the query's label (train: of every predicted label)"),
     ("accuracy", pa.float64(), "share of queries whose most likely label is right, 0 to 1"),
+    ("memory", pa.float64(), "share of queries whose most likely label is one of their class's labels under the T "
+     "tasks, 0 to 1; null where there are none or they are not looked at (train, rows of conflict by task)"),
+    ("inference", pa.float64(), "of these, the share that is right, 0 to 1; null where memory is null or 0"),
     ("sequences", pa.int64(), "sequences averaged over"),
 )  # fmt: skip
 
@@ -202,15 +206,17 @@ VECTORS = {
 }
 
 EVALUATION_SEQUENCES = _schema(
-    "The frozen evaluation sequences",
-    ("sequence", pa.int64(), "number of the sequence, from 1"),
-    ("task", pa.int64(), "its task tau, from 1"),
+    "The frozen sequences of every split",
+    ("split", pa.string(), "iid, copy, conflict or novel_class, the splits with items of their own: docs/method.md"),
+    ("sequence", pa.int64(), "number of the sequence in its split, from 1"),
+    ("task", pa.int64(), "its task tau, from 1; null for novel classes"),
     ("offset", pa.int64(), "position of its first token, from 0"),
-    ("classes", pa.list_(pa.int64()), "classes of x1 ... xN xq, from 1"),
+    ("classes", pa.list_(pa.int64()), "classes of x1 ... xN xq, from 1; novel ones from K + 1"),
     ("labels", pa.list_(pa.int64()), "labels l1 ... lN and the query's, from 1"),
-    ("permuted_labels", pa.list_(pa.int64()), "l1 ... lN permuted among the items, for random-label accuracy"),
+    ("partner_labels", pa.list_(pa.int64()), "labels, likewise, of the split with the same items: random_label (of "
+     "iid), novel_task (of copy), no_context (of conflict); null for novel_class"),
     ("items", pa.list_(pa.float32()), "the N + 1 items' content, one after another, (N + 1) D entries"),
-)
+)  # fmt: skip
 
 DATASET_TABLES: dict[str, pa.Schema] = {"label_tables": LABEL_TABLES, "evaluation_sequences": EVALUATION_SEQUENCES}
 """The tables of a world that figures read, by name; every run on that world reads the same."""

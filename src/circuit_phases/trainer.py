@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from circuit_phases.abilities import SplitReading
 from circuit_phases.compilation import compiled_or_plain
 from circuit_phases.fast import Batch, FastForm, Parameters
 from circuit_phases.files import UserError
 from circuit_phases.model import InContextTransformer
-from circuit_phases.sequences import Sequences, TrainingBatches
+from circuit_phases.sequences import TrainingBatches
 from circuit_phases.settings import RunSettings
+from circuit_phases.splits import PARTNERS, EvaluationSet
 from circuit_phases.world import World
 
 COMPILE_FROM_STEPS = 5_000
 """Shorter runs end before compilation has paid for itself."""
 EVALUATION_CHUNK = 256
 
-SPLITS = ("iid", "random_label")
-"""The frozen splits: the evaluation sequences, and the same with the context's labels permuted."""
-
 Built = TypeVar("Built")
-EvaluationSet = tuple[Sequences, Int64[Tensor, "n N"]]
 Device = Literal["auto", "cpu", "cuda"]
 Outcome = tuple[Float[Tensor, "*seeds"], Int64[Tensor, "*seeds"]]
 """A batch's mean loss (nats) and number of right answers."""
@@ -58,9 +55,14 @@ class Trainer:
         self.constants = {name: tensor for name, tensor in self.model.named_buffers() if name.startswith("embedding.")}
         self.batches = TrainingBatches(world, seed, settings.training.batch_size)
         self._step_at = per_stretch(settings, lambda start: _step_of(self, start))
-        self._outcomes_at = per_stretch(settings, self._outcomes_from)
-        self._tasks = evaluation[0].tasks.numpy()
-        self._chunks = _evaluation_chunks(evaluation, self.device)
+        self._answers_at = per_stretch(settings, self._answers_from)
+        self._readings = {split: SplitReading(split, sequences, world) for split, sequences in evaluation.items()}
+        self._chunks = [
+            (split, chunk)
+            for split in PARTNERS
+            if split in evaluation
+            for chunk in _chunks(split, evaluation, self.device)
+        ]
 
     def batch(self, step: int) -> Batch:
         """The fresh sequences of one step."""
@@ -71,36 +73,31 @@ class Trainer:
         return self._step_at(step)(self.parameters, self.constants, self.batch(step))
 
     def evaluate(self, step: int) -> list[dict[str, Any]]:
-        """Loss and accuracy on each frozen split, for all tasks together and for each task."""
-        groups = [(None, slice(None))] + [(task + 1, self._tasks == task) for task in range(self.world.settings.T)]
+        """What the model's answers to every frozen split say, as rows of the table `training`."""
+        answers_of = self._answers_at(step)
+        parts: dict[str, list[tuple[Tensor, Tensor]]] = {split: [] for split in self._readings}
+        with torch.no_grad():
+            for split, (batch, labels, skipped) in self._chunks:
+                # A split without a partner was asked twice, since the compiled form takes two sets of labels.
+                for each, answers in zip(
+                    (split, PARTNERS[split]), answers_of(self.parameters, self.constants, batch, labels), strict=True
+                ):
+                    if each is not None:
+                        parts[each].append(tuple(values[..., skipped:] for values in answers))
         rows = []
-        for split, (loss, correct) in self._outcomes_of_splits(step).items():
-            for task, members in groups:
-                count = len(loss[members])
-                if count:
-                    means = {"loss": float(loss[members].mean()), "accuracy": float(correct[members].mean())}
-                    rows.append({"step": step, "split": split, "task": task, "sequences": count} | means)
+        for split, reading in self._readings.items():
+            log_probabilities, likeliest = (
+                torch.cat(values, dim=-1).cpu().numpy() for values in zip(*parts[split], strict=True)
+            )
+            rows += [{"step": step} | row for row in reading.rows(log_probabilities, likeliest)]
         return rows
 
-    def _outcomes_from(self, start: int) -> Callable[..., Any]:
-        """The queries' outcomes under the masks of a step, compiled where that pays."""
+    def _answers_from(self, start: int) -> Callable[..., Any]:
+        """The queries' answers under the masks of a step, compiled where that pays."""
         plain, compilable = (
-            FastForm(self.model.at_step(start), elementwise).query_outcomes for elementwise in (False, True)
+            FastForm(self.model.at_step(start), elementwise).query_answers for elementwise in (False, True)
         )
         return compiled_or_plain(compilable, plain) if compiles(self.settings) else plain
-
-    def _outcomes_of_splits(self, step: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        parts: dict[str, list[tuple[Tensor, Tensor]]] = {split: [] for split in SPLITS}
-        outcomes_of = self._outcomes_at(step)
-        with torch.no_grad():
-            for batch, labels, skipped in self._chunks:
-                outcomes = outcomes_of(self.parameters, self.constants, batch, labels)
-                for part, (loss, correct) in zip(parts.values(), outcomes, strict=True):
-                    part.append((loss[skipped:], correct[skipped:]))
-        joined = {
-            split: [torch.cat(values).cpu() for values in zip(*part, strict=True)] for split, part in parts.items()
-        }
-        return {split: (loss.double().numpy(), correct.numpy()) for split, (loss, correct) in joined.items()}
 
 
 class TrainerOfSeeds:
@@ -162,17 +159,14 @@ def _step_of(
     return compiled_or_plain(of_form(elementwise=True), plain) if compiles(trainer.settings) else plain
 
 
-def _evaluation_chunks(
-    evaluation: EvaluationSet, device: torch.device
-) -> list[tuple[Batch, tuple[Int64[Tensor, "N+1 n"], ...], int]]:
-    """Batches of one size, the labels of each split, and how many sequences the batch before held too."""
-    iid, permuted = evaluation
-    chunks: list[tuple[Batch, tuple[Tensor, ...], int]] = []
+def _chunks(
+    split: str, evaluation: EvaluationSet, device: torch.device
+) -> Iterator[tuple[Batch, tuple[Int64[Tensor, "N+1 n"], ...], int]]:
+    """Batches of one size, with the labels of a split and its partner, and how many sequences came before already."""
+    sequences, partner = evaluation[split], evaluation[PARTNERS[split] or split]
     # A compiled form takes one size alone, so the last batch starts early and counts only its end.
-    size = min(EVALUATION_CHUNK, len(iid))
-    for start in range(0, len(iid), size):
-        rows = slice(first := min(start, len(iid) - size), first + size)
-        batch = Batch.of(iid[rows]).to(device)
-        other = Batch.of(iid[rows].with_context_labels(permuted[rows])).to(device)
-        chunks.append((batch, (batch.labels, other.labels), start - first))
-    return chunks
+    size = min(EVALUATION_CHUNK, *(len(each) for each in evaluation.values()))
+    for start in range(0, len(sequences), size):
+        rows = slice(first := min(start, len(sequences) - size), first + size)
+        batch, other = (Batch.of(each[rows]).to(device) for each in (sequences, partner))
+        yield batch, (batch.labels, other.labels), start - first

@@ -23,8 +23,9 @@ from circuit_phases.files import UserError, locked
 from circuit_phases.interruption import StopRequest
 from circuit_phases.run_in_progress import RunInProgress, State
 from circuit_phases.settings import RunSettings, TrainingSettings
+from circuit_phases.splits import EvaluationSet
 from circuit_phases.tables import RUNS, TRAINING, table_from_rows, write_table
-from circuit_phases.trainer import Device, EvaluationSet, Trainer, TrainerOfSeeds
+from circuit_phases.trainer import Device, Trainer, TrainerOfSeeds
 from circuit_phases.world import World
 
 logger = logging.getLogger(__name__)
@@ -241,6 +242,7 @@ class _Run:
         count = len(losses) * self.settings.training.batch_size
         means = {"loss": float(losses.double().mean()), "accuracy": float(corrects.sum() / count)}
         train = {"step": self.step, "split": "train", "task": None, "sequences": count} | means
+        train |= {"memory": None, "inference": None}
         self._rows += self._with_identity([train, *self.trainer.evaluate(self.step)])
         self._losses, self._corrects = [], []
         if not np.isfinite(self._latest("iid")["loss"]):

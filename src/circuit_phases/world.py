@@ -24,6 +24,7 @@ class Stream(IntEnum):
     batch = 5
     weights = 6
     theory = 7
+    abilities = 8
 
 
 def random_generator(stream: Stream, seed: int, step: int = 0) -> np.random.Generator:

@@ -86,7 +86,12 @@ def tables_of(run, seed, starts=STARTS, steps=STEPS, layers=2, heads=1, ceilings
         for task, offset in ((pd.NA, 0), (1, 0.2)):
             columns = identity | {"step": steps, "split": split, "loss": 3.5 * (1 - values) + offset}
             training.append(
-                rows_of("training", columns | {"accuracy": values - offset, "sequences": 4096, "task": task})
+                rows_of(
+                    "training",
+                    columns
+                    | {"accuracy": values - offset, "sequences": 4096, "task": task}
+                    | {"memory": None, "inference": None},
+                )
             )
     saved = np.union1d(CHECKPOINTS[last > CHECKPOINTS], [0, last])
     circuits, maps = [], []
@@ -136,8 +141,9 @@ def evaluation_sequences(run, seed, D=6):
     for sequence, (task, classes) in enumerate([(2, [5, 9, 1, 16, 9]), (3, [5, 9, 1, 16, 2])], start=1):
         means = np.random.default_rng(7).standard_normal((17, D))
         told = [int(labels[task, number]) for number in classes]
-        rows.append({"run": run, "seed": seed, "sequence": sequence, "task": task, "offset": 0, "classes": classes,
-                     "labels": told, "permuted_labels": told[:-1], "items": means[classes].ravel()})  # fmt: skip
+        rows.append({"run": run, "seed": seed, "split": "iid", "sequence": sequence, "task": task, "offset": 0,
+                     "classes": classes, "labels": told, "partner_labels": told,
+                     "items": means[classes].ravel()})  # fmt: skip
     return pd.DataFrame(rows)
 
 

@@ -18,7 +18,7 @@ from circuit_phases.llm.data import Text
 RULES = {"llm_model", "llm_dataset", "llm_evaluation", "llm_cutting", "llm_table", "llm_figure"}
 TINY = {"K": 8, "L": 4, "N": 2, "D": 11, "P": 5, "max_steps": 40, "evaluation_interval": 10, "checkpoints": 4}
 CONFIG: dict[str, Any] = {
-    "defaults": TINY | {"evaluation_sequences": 64},
+    "defaults": TINY | {"evaluation_sequences": 64, "ability_sequences": 32},
     "experiments": {"base": {}},
     "figures": {"fig04": {"experiment": "base"}},
     "headline": ["fig04"],

@@ -42,9 +42,10 @@ class Example:
 def first_example(data: FigureData, run: str, seed: int) -> Example | None:
     """The first evaluation sequence of a run's world."""
     rows = data.table("evaluation_sequences", run, seed)
+    rows = rows[rows["split"] == "iid"]
     if rows.empty:
         return None
-    row = rows.loc[rows["sequence"] == rows["sequence"].min()].iloc[0]
+    row = rows.sort_values("sequence").iloc[0]
     classes = tuple(int(number) for number in row["classes"])
     items = np.asarray(row["items"], dtype=np.float64).reshape(len(classes), -1)
     return Example(int(row["task"]), classes, tuple(int(number) for number in row["labels"]), items)
