@@ -50,6 +50,7 @@ class Made:
         )
         training = [
             {"split": split, "step": STEPS, "accuracy": curve, "loss": 1.0, "sequences": 4096, "task": None}
+            | {"memory": None, "inference": None}
             for split, curve in {"iid": values, "random_label": permuted}.items()
         ]
         plateaus = [

@@ -32,7 +32,7 @@ SCHEMAS = {name: value for name, value in vars(tables).items() if isinstance(val
 ROWS: list[dict[str, Any]] = [
     {
         "run": "paper,T=2", "seed": seed, "step": 10 * step, "split": split, "task": task,
-        "loss": 1 / (step + 3), "accuracy": step / 7, "sequences": 64,
+        "loss": 1 / (step + 3), "accuracy": step / 7, "memory": None, "inference": step / 9, "sequences": 64,
     }
     for seed in (0, 1) for step in range(4) for split in ("iid", "random_label") for task in (None, 1, 2)
 ]  # fmt: skip
@@ -65,7 +65,9 @@ def test_every_collected_table_names_its_run_and_seed_first() -> None:
 
 
 def test_the_table_of_runs_has_a_column_of_the_right_type_for_every_parameter() -> None:
-    parameters = RunSettings.from_parameters(masks=[["self"], ["causal"]]).parameters
+    parameters = RunSettings.from_parameters(
+        masks=[["self"], ["causal"]], forbidden=[{"layer": 1, "edges": ["self"]}]
+    ).parameters
     assert set(parameters) <= set(RUNS.names)
     kinds = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string(), tuple: pa.string()}
     for group in GROUPS.values():
