@@ -39,6 +39,7 @@ CONFIG: dict[str, Any] = {
         "fig12": {"experiment": "induction_head"},
         "fig14": {"experiment": "class_frequencies"},
         "census": {"experiment": "base"},
+        "abilities": {"experiment": "base"},
         "film": {"experiment": "base", "draw": "animation"},
     },
     "headline": ["fig04"],
@@ -115,7 +116,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def test_the_whole_workflow_leaves_every_table_and_figure(project: Project) -> None:
-    for name in ("runs", "training", "circuits", "attention", "phases", "theory"):
+    for name in ("runs", "training", "circuits", "attention", "phases", "theory", "ability_levels"):
         table = pq.read_table(project.folder / "results" / "tables" / f"{name}.parquet")
         assert table.schema.names == tables.RUN_TABLES[name].names
         assert all(field.metadata[b"description"] for field in table.schema)

@@ -72,12 +72,16 @@ def analyze_run(
     tables.write_table(circuits, circuit_rows, tables.CIRCUITS)
 
 
-def compute_theory(settings: RunSettings, seed: int, dataset: Path, path: Path) -> None:
-    """The exact ceilings of the circuits in a run's world."""
+def compute_theory(settings: RunSettings, seed: int, dataset: Path, path: Path, ability_levels: Path) -> None:
+    """The exact ceilings of the circuits in a run's world, and chance levels and ceilings of every split."""
+    from circuit_phases import ability_levels as levels
     from circuit_phases.theory import ceilings, theory_table
 
-    rows = theory_table(ceilings(_world(settings, seed, dataset)), settings.name, seed)
-    tables.write_table(path, rows, tables.THEORY)
+    world = _world(settings, seed, dataset)
+    found = ceilings(world)
+    tables.write_table(path, theory_table(found, settings.name, seed), tables.THEORY)
+    rows = levels.levels_table(levels.ability_levels(world, found), settings.name, seed)
+    tables.write_table(ability_levels, rows, tables.ABILITY_LEVELS)
 
 
 def count_classes(settings: RunSettings, seed: int, dataset: Path, path: Path) -> None:
@@ -154,11 +158,13 @@ def keep_finding(
     """The table that stands beside a figure of many runs."""
     from circuit_phases.census import census_table
     from circuit_phases.departures import departures_table
+    from circuit_phases.phase_abilities import abilities_table
     from circuit_phases.phases import PhaseSettings
 
     table, schema = {
         "census": (census_table, tables.CENSUS),
         "departures": (departures_table, tables.DEPARTURES),
+        "abilities": (abilities_table, tables.ABILITIES),
     }[drawing]
     tables.write_table(path, table(_figure_data(series, sources, PhaseSettings())), schema)
 

@@ -115,6 +115,18 @@ THEORY = _schema(
     ("method", pa.string(), "enumeration or monte_carlo"),
 )
 
+ABILITY_LEVELS = _schema(
+    "Where accuracy, memory and inference stand by chance, and at best for each circuit, on every frozen split",
+    _RUN,
+    _SEED,
+    ("split", pa.string(), "frozen split: docs/method.md"),
+    ("measure", pa.string(), "accuracy, memory or inference, as in training.parquet"),
+    ("level", pa.string(), "chance: a label drawn uniformly; ncc, scc, fcc: the best that the circuit can do"),
+    ("value", pa.float64(), "expected value, 0 to 1"),
+    ("standard_error", pa.float64(), "standard error of the value; 0 where it is exact"),
+    ("method", pa.string(), "enumeration or monte_carlo"),
+)
+
 CLASS_FREQUENCIES = _schema(
     "How often each item class comes, in each world",
     _RUN,
@@ -176,6 +188,21 @@ DEPARTURES = _schema(
     ("solved_step", pa.int64(), "first step with accuracy 0.99 or more; null: never"),
     ("steps", pa.int64(), "gradient steps taken"),
 )  # fmt: skip
+
+ABILITIES = _schema(
+    "What a run is able to at the end of each phase, on every frozen split",
+    _RUN,
+    _SEED,
+    ("phase", pa.int64(), "phase by the rule plateau: 1 NCC, 2 SCC, 3 FCC"),
+    ("step", pa.int64(), "its last evaluated step"),
+    ("split", pa.string(), "frozen split: docs/method.md"),
+    ("accuracy", pa.float64(), "share of queries whose most likely label is right, 0 to 1"),
+    ("memory", pa.float64(), "share whose most likely label is one of their class's T labels; null for new classes"),
+    ("inference", pa.float64(), "of these, the share that is right; null where memory is null or 0"),
+    ("chance", pa.float64(), "accuracy of a label drawn uniformly"),
+    ("ceiling", pa.float64(), "best accuracy of the phase's circuit on the split; null where none is known"),
+    ("sequences", pa.int64(), "sequences averaged over"),
+)
 
 COMPARISON = _schema(
     "Two folders of tables against each other, run by run",
@@ -303,6 +330,7 @@ RUN_TABLES: dict[str, pa.Schema] = {
     "attention": ATTENTION,
     "phases": PHASES,
     "theory": THEORY,
+    "ability_levels": ABILITY_LEVELS,
     "class_frequencies": CLASS_FREQUENCIES,
 }
 """The tables collected over runs, by name."""

@@ -71,6 +71,10 @@ def rows_of(table, columns):
     return frame[FIGURE_TABLES[table].names]
 
 
+ABILITIES = [("copy", pd.NA), ("novel_task", pd.NA), ("novel_class", pd.NA), ("no_context", pd.NA), ("conflict", pd.NA),
+             ("conflict", 1), ("conflict", 2)]  # fmt: skip
+
+
 def tables_of(run, seed, starts=STARTS, steps=STEPS, layers=2, heads=1, ceilings=CEILINGS, world=None):
     """Tables of a made-up run that goes through the phases of `starts`, {phase: its first step}."""
     last = steps[-1]
@@ -93,6 +97,7 @@ def tables_of(run, seed, starts=STARTS, steps=STEPS, layers=2, heads=1, ceilings
                     | {"memory": None, "inference": None},
                 )
             )
+    training += [made_ability(identity, steps, mean, *of) for of in enumerate(ABILITIES)]
     saved = np.union1d(CHECKPOINTS[last > CHECKPOINTS], [0, last])
     circuits, maps = [], []
     query, key = (index + 1 for index in np.nonzero(np.tri(2 * N + 1)))
@@ -119,6 +124,7 @@ def tables_of(run, seed, starts=STARTS, steps=STEPS, layers=2, heads=1, ceilings
         "attention": pd.concat(maps),
         "phases": pd.concat(found),
         "theory": rows_of("theory", identity | theory | {"standard_error": 0.0, "method": "enumeration"}),
+        "ability_levels": ability_levels(identity, ceilings),
         "class_frequencies": class_frequencies(run, seed, 0.25 * seed),
         "runs": rows_of(
             "runs", RunSettings.from_parameters(**world or {}).parameters | identity | OF_A_RUN | {"world_seed": seed}
@@ -126,6 +132,23 @@ def tables_of(run, seed, starts=STARTS, steps=STEPS, layers=2, heads=1, ceilings
         "label_tables": label_tables(run, seed),
         "evaluation_sequences": evaluation_sequences(run, seed),
     }
+
+
+def made_ability(identity, steps, mean, number, of):
+    """A split on which accuracy is a share of its own of that on iid, and all is remembered from step 5,000 on."""
+    split, task = of
+    values = {"accuracy": mean / (number + 1), "memory": rise(steps, 5_000), "inference": mean, "loss": 1 - mean}
+    if split == "novel_class" or not pd.isna(task):
+        values |= {"memory": None, "inference": None}
+    return rows_of("training", identity | {"step": steps, "split": split, "task": task, "sequences": 256} | values)
+
+
+def ability_levels(identity, ceilings):
+    rows = [("iid", "accuracy", level, value) for level, value in ceilings.items()]
+    rows += [("iid", "memory", "chance", 0.1), ("copy", "accuracy", "chance", 1 / 32), ("copy", "accuracy", "fcc", 1.0)]
+    columns = dict(zip(("split", "measure", "level", "value"), zip(*rows, strict=True), strict=True))
+    columns = {name: list(values) for name, values in columns.items()}
+    return rows_of("ability_levels", identity | columns | {"standard_error": 0.0, "method": "enumeration"})
 
 
 def label_tables(run, seed, T=3, K=16, L=32):

@@ -29,7 +29,8 @@ rule theory:
     input:
         dataset_of,
     output:
-        f"{RUN}/theory.parquet",
+        theory=f"{RUN}/theory.parquet",
+        ability_levels=f"{RUN}/ability_levels.parquet",
     log:
         f"{RESULTS}/logs/theory/{{run}}/seed-{{seed}}.log",
     benchmark:
@@ -42,7 +43,7 @@ rule theory:
         runtime=lambda wildcards, attempt: 10 * attempt,
     params:
         run=run_parameters,
-        code=code_digest("theory"),
+        code=code_digest("theory", "ability_levels"),
     script:
         "../scripts/theory.py"
 
@@ -50,7 +51,7 @@ rule theory:
 rule phases:
     input:
         training=TRAINED["training"],
-        theory=rules.theory.output[0],
+        theory=rules.theory.output.theory,
     output:
         f"{RUN}/phases.parquet",
     log:

@@ -18,7 +18,15 @@ except UserError as error:
 RESULTS = configuration.results
 RUN = f"{RESULTS}/runs/{{run}}/seed-{{seed}}"
 DATASET = f"{RESULTS}/datasets/{{dataset}}"
-TABLES = ("runs", "training", "circuits", "attention", "phases", "theory")
+TABLES = (
+    "runs",
+    "training",
+    "circuits",
+    "attention",
+    "phases",
+    "theory",
+    "ability_levels",
+)
 
 RUN_SEEDS = {
     (each.settings.name, each.seed): each

@@ -8,5 +8,6 @@ with job_log(snakemake.log[0]):
         run_settings(snakemake.params.run),
         int(snakemake.wildcards.seed),
         dataset=Path(snakemake.input[0]).parent,
-        path=Path(snakemake.output[0]),
+        path=Path(snakemake.output.theory),
+        ability_levels=Path(snakemake.output.ability_levels),
     )

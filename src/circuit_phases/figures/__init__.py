@@ -29,6 +29,7 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "hidden_scc": ("training", "phases", "attention", "circuits"),
     "census": ("runs", "training", "phases", "theory", "label_tables"),
     "departures": ("runs", "training", "phases", "theory"),
+    "abilities": ("training", "phases", "ability_levels"),
 }
 
 ANIMATIONS: dict[str, tuple[str, ...]] = {
@@ -51,7 +52,7 @@ DRAWINGS = FIGURES | LLM_FIGURES
 RUN_DRAWINGS = FIGURES | ANIMATIONS
 """All that is drawn from runs."""
 
-FINDINGS = ("census", "departures")
+FINDINGS = ("census", "departures", "abilities")
 """The drawings of which a table is kept beside the figure."""
 
 DRAWINGS_OF_MAPS = frozenset({"sweep_maps", "maps"})

@@ -1,0 +1,120 @@
+"""Chance levels and ceilings of every frozen split, exact where `circuit_phases.theory` is.
+
+Chance is a label drawn uniformly. Ceilings are the best that each circuit can do on the law of the
+split (`circuit_phases.splits`), by Bayes' rule:
+
+    iid, copy, conflict    the ceilings of the world with that law
+    random_label           NCC and SCC as on iid, since a permutation leaves the multiset of labels alone
+    no_context             the NCC's for all: labels drawn uniformly say nothing
+    novel_task, novel_class  1 / L from the query alone; the share of the context's most frequent label
+                           from the multiset; 1 from the pairs, one of which is the query's
+
+A uniform answer is one of the query's labels under the T tasks as often as labels are (memory), and
+then right as often as one in the mean number of them (inference).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from math import comb, factorial, prod
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from circuit_phases.settings import WorldSettings
+from circuit_phases.splits import SPLITS
+from circuit_phases.tables import ABILITY_LEVELS, table_from_rows
+from circuit_phases.theory import Ceiling, ceilings
+from circuit_phases.world import World
+
+Measure = Literal["accuracy", "memory", "inference"]
+
+
+@dataclass(frozen=True)
+class Level:
+    """Where one measure of one split stands: by chance, or at best for a circuit; 0 to 1."""
+
+    split: str
+    measure: Measure
+    level: str
+    value: float
+    standard_error: float = 0.0
+    method: str = "enumeration"
+
+
+def ability_levels(world: World, of_iid: Iterable[Ceiling]) -> list[Level]:
+    """The levels of every split that a world has, given its ceilings on iid."""
+    of_iid = list(of_iid)
+    if not world.settings.ability_sequences:
+        return [*_by_chance(world, SPLITS[:2]), *_at_best("iid", of_iid), *_at_best("random_label", of_iid[:2])]
+    found = [*_at_best("iid", of_iid), *_at_best("random_label", of_iid[:2])]
+    found += _at_best("copy", _under(world, of_iid, p_B=1.0))
+    best = most_frequent_share(world.settings)
+    for split in ("novel_task", "novel_class"):
+        values = {"ncc": 1 / world.settings.L, "scc": best, "fcc": 1.0}
+        found += [Level(split, "accuracy", circuit, value) for circuit, value in values.items()]
+    if world.settings.N < world.settings.K:
+        conflict = _under(world, of_iid, p_B=0.0, query="excluded", beta=0.0)
+        found += _at_best("conflict", conflict)
+        found += [Level("no_context", "accuracy", circuit, conflict[0].accuracy) for circuit in ("ncc", "scc", "fcc")]
+    present = {level.split for level in found}
+    return [*_by_chance(world, [split for split in SPLITS if split in present]), *found]
+
+
+def levels_table(levels: Iterable[Level], run: str, seed: int) -> pa.Table:
+    """The rows of `tables.ABILITY_LEVELS` for one run and seed."""
+    return table_from_rows([{"run": run, "seed": seed, **vars(level)} for level in levels], ABILITY_LEVELS)
+
+
+def most_frequent_share(s: WorldSettings) -> float:
+    """The mean share of the most frequent label among the labels of a context under a fresh table.
+
+    Over the partitions m_1 >= m_2 >= ... of the n = N / B classes among labels, each with its probability:
+    labels drawn uniformly, or, where each label stands r = K / L times in a table, without replacement.
+    """
+    n = s.N // s.B
+    copies = s.K // s.L if s.label_tables in ("balanced", "disjoint") else None
+    share = 0.0
+    for parts in _partitions(n, n):
+        if len(parts) > s.L:
+            continue
+        labels = factorial(s.L) // factorial(s.L - len(parts))
+        labels //= prod(factorial(count) for count in Counter(parts).values())
+        if copies is None:
+            orders = factorial(n) // prod(map(factorial, parts))
+            probability = labels * orders / s.L**n
+        else:
+            probability = labels * prod(comb(copies, part) for part in parts) / comb(copies * s.L, n)
+        share += probability * parts[0] / n
+    return share
+
+
+def _partitions(total: int, largest: int) -> Iterator[tuple[int, ...]]:
+    if total == 0:
+        yield ()
+    for part in range(min(total, largest), 0, -1):
+        for rest in _partitions(total - part, part):
+            yield (part, *rest)
+
+
+def _at_best(split: str, found: Iterable[Ceiling]) -> list[Level]:
+    return [Level(split, "accuracy", one.circuit, one.accuracy, one.standard_error, one.method) for one in found]
+
+
+def _under(world: World, of_iid: list[Ceiling], **law: object) -> list[Ceiling]:
+    settings = world.settings.model_copy(update=law)
+    return of_iid if settings == world.settings else ceilings(replace(world, settings=settings))
+
+
+def _by_chance(world: World, splits: Iterable[str]) -> Iterator[Level]:
+    L = world.settings.L
+    distinct = np.array([len(np.unique(labels)) for labels in world.label_tables.T]) @ world.class_frequencies
+    for split in splits:
+        yield Level(split, "accuracy", "chance", 1 / L)
+        if split != "novel_class":
+            yield Level(split, "memory", "chance", float(distinct / L))
+        if split not in ("novel_class", "novel_task"):
+            yield Level(split, "inference", "chance", float(1 / distinct))
