@@ -1,0 +1,24 @@
+"""A table of training small enough to keep under version control."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+EVALUATIONS = 300
+"""Evaluations kept of a run, about, evenly on a logarithmic axis of steps."""
+LAST = 10
+"""Last evaluations kept, since a run's last accuracy is their median."""
+
+
+def thinned(training: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the table `training` at some evaluations of every run: those that a curve on a log axis needs."""
+    parts = [rows[rows["step"].isin(_kept(rows["step"]))] for _, rows in training.groupby(["run", "seed"], sort=False)]
+    return pd.concat(parts, ignore_index=True) if parts else training
+
+
+def _kept(steps: pd.Series[int]) -> set[int]:
+    evaluated = np.unique(steps.to_numpy(dtype=np.int64))
+    wanted = np.geomspace(max(evaluated[0], 1), max(evaluated[-1], 1), EVALUATIONS)
+    nearest = np.searchsorted((evaluated[1:] + evaluated[:-1]) / 2, wanted)
+    return {*evaluated[nearest].tolist(), *evaluated[-LAST:].tolist(), int(evaluated[0])}
