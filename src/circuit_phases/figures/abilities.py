@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from circuit_phases.figures.data import FigureData, Series
-from circuit_phases.figures.panels import legend_above, median_of_seeds, new_figure, splits, step_axis
-from circuit_phases.figures.style import CIRCUIT_COLOURS, CIRCUITS, GREY, PAGE, styled
+from circuit_phases.figures.panels import legend_above, new_figure, splits, step_axis
+from circuit_phases.figures.readings import median_curve
+from circuit_phases.figures.style import CIRCUIT_COLOURS, CIRCUITS, GREY, INK, PAGE, lighter, styled
 from circuit_phases.figures.sweeps import Panel, draw_panel, every_accuracy, looks, series_legend
 
 PANELS: tuple[tuple[str, str, str], ...] = (
@@ -50,7 +51,7 @@ def figure(data: FigureData) -> Figure:
             Line2D([], [], color=CIRCUIT_COLOURS[phase], linewidth=0.7, dashes=(4, 2.5), label=f"{name} at best")
             for phase, name in CIRCUITS.items()
         ]
-    handles.append(Line2D([], [], color=GREY, linestyle="--", label="conflict: the other tasks' labels"))
+    handles.append(Line2D([], [], color=lighter(INK), linestyle="--", label="conflict: the other tasks' labels"))
     legend_above(part, [[handle] for handle in handles])
     series_legend(drawn, data, PAGE)
     return drawn
@@ -70,9 +71,10 @@ def _draw_levels(axes: Axes, data: FigureData, split: str, measure: str) -> None
 
 
 def _draw_other_tasks(axes: Axes, data: FigureData) -> None:
+    """Behind the curves, one of each series: that of its median over seeds."""
     for series, colour, _ in looks(data):
-        curves = [_by_other_tasks(data, series, seed) for seed in series.seeds]
-        median_of_seeds(axes, curves[:1] if len(data.series) > 1 else curves, colour, "--")
+        curve = median_curve([_by_other_tasks(data, series, seed) for seed in series.seeds])
+        axes.plot(curve.index, curve, color=lighter(colour), linestyle="--", linewidth=0.9, zorder=1.5)
 
 
 def _by_other_tasks(data: FigureData, series: Series, seed: int) -> pd.Series[float]:
