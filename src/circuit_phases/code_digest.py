@@ -61,7 +61,7 @@ def code_digest(*modules: str, script: Path | None = None) -> str:
 
 
 def library_versions(*modules: str) -> dict[str, str]:
-    """The versions of those `LIBRARIES` that modules and their dependencies import."""
+    """The versions of those `LIBRARIES` that modules and their dependencies import, builds for a device left out."""
     imported = {name for module in dependencies(*modules) for name in _libraries(module)}
     return {LIBRARIES[name]: _version(LIBRARIES[name]) for name in sorted(imported)}
 
@@ -104,7 +104,7 @@ def _libraries(module: str) -> frozenset[str]:
 @cache
 def _version(distribution: str) -> str:
     try:
-        return version(distribution)
+        return version(distribution).split("+")[0]
     except PackageNotFoundError:
         return "not installed"
 

@@ -44,7 +44,7 @@ rule finding:
         drawing=lambda wildcards: configuration.drawing(wildcards.figure),
         series=figure_series,
         code=lambda wildcards: code_of(
-            configuration.drawing(wildcards.figure), script="finding.py"
+            FINDINGS[configuration.drawing(wildcards.figure)], script="finding.py"
         ),
     script:
         "../scripts/finding.py"

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figures.data import CIRCUITS, FigureData, Series
 from circuit_phases.figures.panels import legend_above, median_of_seeds, new_figure, splits, step_axis
-from circuit_phases.figures.style import CIRCUIT_COLOURS, CIRCUITS, GREY, PAGE, styled
+from circuit_phases.figures.style import CIRCUIT_COLOURS, GREY, PAGE, styled
 from circuit_phases.figures.sweeps import Panel, draw_panel, every_accuracy, looks, series_legend
 
 PANELS: tuple[tuple[str, str, str], ...] = (
