@@ -14,8 +14,8 @@ from circuit_phases.circuits import (
     chunk_example,
     circuit_table,
     label_attention,
-    mean_attention,
 )
+from circuit_phases.mean_attention import mean_attention
 from circuit_phases.model import InContextTransformer
 from circuit_phases.sequences import draw_sequences
 from circuit_phases.settings import ModelSettings, WorldSettings
@@ -75,16 +75,19 @@ def test_a_map_that_is_not_over_pairs_and_a_query_is_refused(shape: tuple[int, i
 
 def test_the_tables_hold_the_mean_over_sequences_and_the_metrics_follow_from_them() -> None:
     world = World.draw(WorldSettings(K=8, L=4, N=3, D=9, P=7), seed=0)
-    model = InContextTransformer(world, ModelSettings(layers=2, heads=2), seed=0)
     sequences = draw_sequences(world, 300, np.random.default_rng(0))
-    maps = mean_attention(model, sequences)
-    with torch.no_grad():
-        torch.testing.assert_close(maps, model(sequences).attention.double().mean(0), atol=1e-7, rtol=0)
-    table = attention_table(maps).set_index(["layer", "head", "query", "key"])["weight"]
-    assert len(table) == 2 * 2 * 7 * 8 / 2
-    assert table.groupby(["layer", "head", "query"]).sum().to_numpy() == pytest.approx(1, abs=1e-6)
-    circuits = circuit_table(maps).set_index(["layer", "head", "metric"])["value"]
-    assert circuits[2, 1, "label_attention"] == pytest.approx(sum(table[2, 1, 7, key] for key in (2, 4, 6)), abs=1e-12)
-    assert circuits[1, 2, "chunk_example"] == pytest.approx(
-        sum(table[1, 2, 2 * k, 2 * k - 1] for k in (1, 2, 3)) / 3, abs=1e-12
+    models = [InContextTransformer(world, ModelSettings(layers=2, heads=2), seed) for seed in (0, 1)]
+    maps = torch.stack([mean_attention(model, sequences) for model in models])
+    table = attention_table(maps, [10, 20]).set_index(["step", "layer", "head", "query", "key"])["weight"]
+    assert len(table) == 2 * 2 * 2 * 7 * 8 / 2
+    assert table.groupby(["step", "layer", "head", "query"]).sum().to_numpy() == pytest.approx(1, abs=1e-6)
+    assert table[20, 2, 1, 7, 3] == maps[1, 1, 0, 6, 2]
+    circuits = circuit_table(maps, [10, 20]).set_index(["step", "layer", "head", "metric"])["value"]
+    assert len(circuits) == 2 * 2 * 2 * 3
+    assert circuits[20, 1, 2, "bigram"] == table[20, 1, 2, 7, 7]
+    assert circuits[10, 2, 1, "label_attention"] == pytest.approx(
+        sum(table[10, 2, 1, 7, key] for key in (2, 4, 6)), abs=1e-12
+    )
+    assert circuits[20, 1, 2, "chunk_example"] == pytest.approx(
+        sum(table[20, 1, 2, 2 * k, 2 * k - 1] for k in (1, 2, 3)) / 3, abs=1e-12
     )

@@ -24,7 +24,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def digest(*modules: str) -> str:
-    for function in (module.imports, module._meaning):
+    for function in (module.imports, module._meaning, module._tree):
         function.cache_clear()
     return code_digest(*modules)
 
@@ -49,7 +49,7 @@ def test_the_real_rules_depend_on_what_decides_their_numbers() -> None:
     trainer = {"trainer", "compilation", "fast", "streams", "model", "sequences", "splits", "abilities", "world"}
     assert dependencies("trainer") == trainer
     assert dependencies("training") == trainer | {"training"}
-    assert dependencies("circuits") == {"circuits", "model", "sequences", "world"}
+    assert dependencies("circuits") == {"circuits", "mean_attention", "model", "sequences", "world"}
     assert dependencies("phases") == {"phases"}
     assert dependencies("llm.evaluation") == {
         f"llm.{name}" for name in ("evaluation", "circuits", "models", "prompts", "data")

@@ -16,7 +16,7 @@ _HOMES = {
     "InContextTransformer": "model",
     "Trainer": "trainer",
     "train": "training",
-    "mean_attention": "circuits",
+    "mean_attention": "mean_attention",
     "circuit_table": "circuits",
     "attention_table": "circuits",
     "bigram": "circuits",

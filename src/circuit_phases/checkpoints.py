@@ -73,8 +73,16 @@ def load_model(path: Path, settings: RunSettings, world: World, seed: int) -> In
     Raises:
         DamagedFile: if the file is damaged or holds other weights than this model's.
     """
+    return load_weights(path, InContextTransformer(world, settings.model, seed))
+
+
+def load_weights(path: Path, model: InContextTransformer) -> InContextTransformer:
+    """The same model, now with the weights of one checkpoint and the masks of its step.
+
+    Raises:
+        DamagedFile: if the file is damaged or holds other weights than this model's.
+    """
     tensors, metadata = load_tensors(path)
-    model = InContextTransformer(world, settings.model, seed)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuit_phases.checkpoints import load_model, saved_checkpoints
+from circuit_phases.checkpoints import load_weights, saved_checkpoints
+from circuit_phases.mean_attention import MeanAttention
 from circuit_phases.model import InContextTransformer
 from circuit_phases.sequences import Sequences
 from circuit_phases.settings import RunSettings
 from circuit_phases.world import World
-
-CHUNK = 256
 
 
 def bigram(attention: Float[Tensor, "*batch query key"]) -> Float[Tensor, "*batch"]:
@@ -59,33 +59,34 @@ def _checked(attention: Tensor) -> Tensor:
     return attention
 
 
-def mean_attention(model: InContextTransformer, sequences: Sequences) -> Float[Tensor, "layers heads S S"]:
-    """Attention maps averaged over sequences, in float64."""
-    total = torch.zeros(())
-    with torch.no_grad():
-        for start in range(0, len(sequences), CHUNK):
-            total = total + model.attention(sequences[start : start + CHUNK]).double().sum(0)
-    return total / len(sequences)
+def attention_table(maps: Float[Tensor, "steps layers heads S S"], steps: Sequence[int]) -> pd.DataFrame:
+    """Mean attention maps as rows (step, layer, head, query, key, weight), from 1, for key <= query."""
+    causal = np.broadcast_to(np.tri(maps.shape[-1], dtype=bool), maps.shape)
+    step, layer, head, query, key = np.nonzero(causal)
+    return pd.DataFrame(
+        {
+            "step": np.asarray(steps)[step],
+            "layer": layer + 1,
+            "head": head + 1,
+            "query": query + 1,
+            "key": key + 1,
+            "weight": maps.numpy()[causal],
+        }
+    )
 
 
-def attention_table(maps: Float[Tensor, "layers heads S S"]) -> pd.DataFrame:
-    """Mean attention maps as rows (layer, head, query, key, weight), from 1, for key <= query."""
-    layers, heads, S, _ = maps.shape
-    layer, head, query, key = np.indices((layers, heads, S, S)).reshape(4, -1) + 1
-    table = pd.DataFrame({"layer": layer, "head": head, "query": query, "key": key, "weight": maps.numpy().ravel()})
-    return table[table["key"] <= table["query"]].reset_index(drop=True)
-
-
-def circuit_table(maps: Float[Tensor, "layers heads S S"]) -> pd.DataFrame:
-    """The metrics of mean attention maps as rows (layer, head, metric, value)."""
-    layers, heads = maps.shape[:2]
-    layer, head = np.indices((layers, heads)).reshape(2, -1) + 1
-    return pd.concat(
-        [
-            pd.DataFrame({"layer": layer, "head": head, "metric": name, "value": metric(maps).numpy().ravel()})
-            for name, metric in METRICS.items()
-        ],
-        ignore_index=True,
+def circuit_table(maps: Float[Tensor, "steps layers heads S S"], steps: Sequence[int]) -> pd.DataFrame:
+    """The metrics of mean attention maps as rows (step, layer, head, metric, value)."""
+    values = torch.stack([metric(maps) for metric in METRICS.values()], dim=1)
+    step, metric, layer, head = np.indices(values.shape).reshape(4, -1)
+    return pd.DataFrame(
+        {
+            "step": np.asarray(steps)[step],
+            "layer": layer + 1,
+            "head": head + 1,
+            "metric": np.array(list(METRICS))[metric],
+            "value": values.numpy().ravel(),
+        }
     )
 
 
@@ -97,10 +98,9 @@ def analyze_checkpoints(
     Raises:
         UserError, DamagedFile: if there are no checkpoints, or one is damaged.
     """
-    attention, circuits = [], []
-    for step, path in saved_checkpoints(folder).items():
-        maps = mean_attention(load_model(path, settings, world, seed), sequences)
-        identity: dict[str, Any] = {"run": settings.name, "seed": seed, "step": step}
-        attention.append(attention_table(maps).assign(**identity))
-        circuits.append(circuit_table(maps).assign(**identity))
-    return pd.concat(attention, ignore_index=True), pd.concat(circuits, ignore_index=True)
+    saved = saved_checkpoints(folder)
+    model = InContextTransformer(world, settings.model, seed)
+    mean_attention = MeanAttention(settings.world, sequences)
+    maps = torch.stack([mean_attention(load_weights(path, model)) for path in saved.values()])
+    identity: dict[str, Any] = {"run": settings.name, "seed": seed}
+    return attention_table(maps, list(saved)).assign(**identity), circuit_table(maps, list(saved)).assign(**identity)

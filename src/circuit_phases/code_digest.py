@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGE = "circuit_phases"
@@ -32,16 +33,37 @@ PLUMBING = frozenset(
 """Modules that move numbers and decide none; settings enter a rule as values, not as code."""
 
 
-def code_digest(*modules: str) -> str:
-    """Digest of modules of this package and of all that they import from it, plumbing left out.
+LIBRARIES = {
+    "imageio_ffmpeg": "imageio-ffmpeg",
+    "matplotlib": "matplotlib",
+    "numpy": "numpy",
+    "PIL": "pillow",
+    "scipy": "scipy",
+    "tokenizers": "tokenizers",
+    "torch": "torch",
+    "transformers": "transformers",
+}
+"""Imported names of the libraries that can decide a number or the look of a figure, and their distributions."""
 
-    Comments, docstrings and layout do not count.
+
+def code_digest(*modules: str, script: Path | None = None) -> str:
+    """Digest of modules of this package and of all that they import from it, plumbing left out, and of a script.
+
+    Comments, docstrings and layout do not count; a file beside a module that it names does, such as a style sheet.
     """
     digest = hashlib.blake2b(digest_size=8)
     for module in sorted(dependencies(*modules)):
         digest.update(module.encode())
-        digest.update(_meaning(module).encode())
+        digest.update(_meaning(_file(module)).encode())
+    if script is not None:
+        digest.update(_meaning(script).encode())
     return digest.hexdigest()
+
+
+def library_versions(*modules: str) -> dict[str, str]:
+    """The versions of those `LIBRARIES` that modules and their dependencies import, builds for a device left out."""
+    imported = {name for module in dependencies(*modules) for name in _libraries(module)}
+    return {LIBRARIES[name]: _version(LIBRARIES[name]) for name in sorted(imported)}
 
 
 def dependencies(*modules: str) -> set[str]:
@@ -60,7 +82,7 @@ def dependencies(*modules: str) -> set[str]:
 def imports(module: str) -> tuple[str, ...]:
     """The modules of this package that a module imports, by name without the package's."""
     names: list[str] = []
-    for node in ast.walk(_tree(module)):
+    for node in ast.walk(_tree(_file(module))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}."):
             names.append((node.module or "").removeprefix(f"{PACKAGE}."))
         elif isinstance(node, ast.ImportFrom) and node.module == PACKAGE:
@@ -69,18 +91,44 @@ def imports(module: str) -> tuple[str, ...]:
 
 
 @cache
-def _meaning(module: str) -> str:
-    tree = _tree(module)
+def _libraries(module: str) -> frozenset[str]:
+    found: set[str] = set()
+    for node in ast.walk(_tree(_file(module))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return frozenset(name.split(".")[0] for name in found) & LIBRARIES.keys()
+
+
+@cache
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution).split("+")[0]
+    except PackageNotFoundError:
+        return "not installed"
+
+
+@cache
+def _meaning(file: Path) -> str:
+    tree = ast.parse(file.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
             first = node.body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
                 node.body = node.body[1:]
-    return ast.dump(tree)
+    return ast.dump(tree) + "".join(path.read_text() for path in _files_named(tree, file.parent))
 
 
-def _tree(module: str) -> ast.Module:
-    return ast.parse(_file(module).read_text())
+def _files_named(tree: ast.Module, folder: Path) -> list[Path]:
+    """The files beside a module that it names, such as a style sheet."""
+    names = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return sorted(path for path in folder.iterdir() if path.name in names and path.is_file())
+
+
+@cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
 
 
 def _file(module: str) -> Path:

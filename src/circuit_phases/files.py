@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -132,7 +133,9 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+@cache
 def _umask() -> int:
+    """Asked once: the question sets it for a moment, for all threads."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

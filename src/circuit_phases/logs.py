@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,3 +32,26 @@ def job_log(path: Path | str | None = None) -> Iterator[None]:
             logging.getLogger(__name__).exception("Unexpected failure; this is a defect worth reporting.")
             raise SystemExit(1) from None
         raise
+
+
+@contextmanager
+def thread_log(path: Path | str) -> Iterator[None]:
+    """Log what this thread does to a file, a failure included, and leave all other logging as it is."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, mode="w")
+    own = threading.get_ident()
+    handler.addFilter(lambda record: record.thread == own)
+    logger = logging.getLogger("circuit_phases")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    except UserError as error:
+        logger.error("%s", error)
+        raise
+    except Exception:
+        logger.exception("Unexpected failure; this is a defect worth reporting.")
+        raise
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

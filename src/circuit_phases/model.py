@@ -142,10 +142,14 @@ class Layer(nn.Module):
         v = torch.einsum("njd,hwd->nhjw", u, self.value)
         heads = torch.einsum("nhij,nhjw->nihw", p, v)
         u = u + (heads.flatten(2) if self.output is None else torch.einsum("nihw,hdw->nid", heads, self.output))
-        if self.standard:
-            u = self.norm(u)
-            u = u + self.feed_forward_out(functional.relu(self.feed_forward_in(u)))
-        return u, p
+        return self.transformed(u), p
+
+    def transformed(self, u: Float[Tensor, "n S d"]) -> Float[Tensor, "n S d"]:
+        """What follows attention: in the standard transformer layer norm and feed-forward, else nothing."""
+        if not self.standard:
+            return u
+        u = self.norm(u)
+        return u + self.feed_forward_out(functional.relu(self.feed_forward_in(u)))
 
     def pattern(self, u: Float[Tensor, "n S d"], mask: Bool[Tensor, "S S"]) -> Float[Tensor, "n heads S S"]:
         """The attention p[query token, key token]."""

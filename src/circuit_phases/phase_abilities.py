@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figures.data import CIRCUITS, FigureData
 from circuit_phases.figures.readings import phases
-from circuit_phases.figures.style import CIRCUITS
 from circuit_phases.tables import ABILITIES
 
 

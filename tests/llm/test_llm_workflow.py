@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
-from test_workflow import ROOT, Project
+from test_workflow import Project, clone
 
 from circuit_phases import tables
 from circuit_phases.llm.data import Text
@@ -52,13 +51,10 @@ def project(
     tmp_path_factory: pytest.TempPathFactory, folder_of: Callable[[str], Path], reviews: list[Text]
 ) -> LlmProject:
     folder = tmp_path_factory.mktemp("llm_project")
-    for name in ("src", "workflow"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    shutil.copy(ROOT / "Snakefile", folder)
+    clone(folder, CONFIG)
     shutil.copytree(folder_of("llama"), folder / "models" / "llama")
     lines = "".join(f"{each.text}\t{each.label}\n" for each in reviews)
     (folder / "reviews.tsv").write_text("sentence\tlabel\n" + lines)
-    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     made = LlmProject(folder)
     outcome = made.snakemake("llm")
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
@@ -103,6 +99,22 @@ def test_other_settings_rerun_what_they_decide(project: LlmProject) -> None:
     stale = project.stale(prompts=CONFIG["llm"]["prompts"] | {"seed": 1})
     assert stale["llm_evaluation"] == stale["llm_cutting"] == 2
     assert "llm_model" not in stale
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("evaluation", {"llm_evaluation": 2, "llm_cutting": 2, "llm_table": 2, "llm_figure": 4}),
+        ("cutting", {"llm_cutting": 2, "llm_table": 1, "llm_figure": 2}),
+        ("summaries", {"llm_table": 3, "llm_figure": 4}),
+    ],
+)
+def test_a_change_of_code_reruns_exactly_what_it_decides(
+    project: LlmProject, module: str, expected: dict[str, int]
+) -> None:
+    file = f"src/circuit_phases/llm/{module}.py"
+    with project.changed(file, "from __future__", "SPARE = 1\nfrom __future__"):
+        assert project.stale() == expected
 
 
 def test_a_further_model_is_asked_alone(project: LlmProject) -> None:

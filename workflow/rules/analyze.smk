@@ -12,17 +12,17 @@ rule circuits:
         f"{RESULTS}/logs/circuits/{{run}}/seed-{{seed}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/circuits/{{run}}/seed-{{seed}}.tsv"
-    conda:
-        "../envs/circuit-phases.yaml"
+    group:
+        "analysis"
     threads: 1
     resources:
         mem_mb=1500,
         runtime=lambda wildcards, attempt: 20 * attempt,
     params:
         run=run_parameters,
-        code=code_digest("circuits"),
-    script:
-        "../scripts/circuits.py"
+        code=code_of("circuits", script="circuits.py"),
+    run:
+        inside("circuits.py", input, output, params, wildcards, threads, log)
 
 
 rule theory:
@@ -35,17 +35,17 @@ rule theory:
         f"{RESULTS}/logs/theory/{{run}}/seed-{{seed}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/theory/{{run}}/seed-{{seed}}.tsv"
-    conda:
-        "../envs/circuit-phases.yaml"
+    group:
+        "analysis"
     threads: 1
     resources:
         mem_mb=1500,
         runtime=lambda wildcards, attempt: 10 * attempt,
     params:
         run=run_parameters,
-        code=code_digest("theory", "ability_levels"),
-    script:
-        "../scripts/theory.py"
+        code=code_of("theory", "ability_levels", script="theory.py"),
+    run:
+        inside("theory.py", input, output, params, wildcards, threads, log)
 
 
 rule phases:
@@ -58,8 +58,8 @@ rule phases:
         f"{RESULTS}/logs/phases/{{run}}/seed-{{seed}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/phases/{{run}}/seed-{{seed}}.tsv"
-    conda:
-        "../envs/circuit-phases.yaml"
+    group:
+        "analysis"
     threads: 1
     resources:
         mem_mb=500,
@@ -67,6 +67,6 @@ rule phases:
     params:
         run=run_parameters,
         phases=configuration.phases.model_dump(),
-        code=code_digest("phases"),
-    script:
-        "../scripts/phases.py"
+        code=code_of("phases", script="phases.py"),
+    run:
+        inside("phases.py", input, output, params, wildcards, threads, log)

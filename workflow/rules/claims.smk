@@ -18,7 +18,7 @@ rule claims:
         runtime=lambda wildcards, attempt: 15 * attempt,
     params:
         experiments={name: series_of(name) for name in configuration.experiments},
-        code=code_digest("claims"),
+        code=code_of("claims", script="claims.py"),
     script:
         "../scripts/claims.py"
 
@@ -43,7 +43,9 @@ rule finding:
     params:
         drawing=lambda wildcards: configuration.drawing(wildcards.figure),
         series=figure_series,
-        code=lambda wildcards: code_digest(configuration.drawing(wildcards.figure)),
+        code=lambda wildcards: code_of(
+            FINDINGS[configuration.drawing(wildcards.figure)], script="finding.py"
+        ),
     script:
         "../scripts/finding.py"
 

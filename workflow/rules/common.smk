@@ -1,11 +1,13 @@
 # Helpers of the rules: the configuration, where files lie, and what a rule's code is.
 from pathlib import Path
+from types import SimpleNamespace
 
-from circuit_phases.code_digest import code_digest
+from circuit_phases.code_digest import code_digest, library_versions
 from circuit_phases.configuration import parse_configuration
 from circuit_phases.claims import TABLES as CLAIM_TABLES
 from circuit_phases.figures import ANIMATIONS, FINDINGS, RUN_DRAWINGS, UNTRAINED_TABLES
 from circuit_phases.files import UserError, require_writable
+from circuit_phases.logs import thread_log
 from circuit_phases.tables import DATASET_TABLES
 from snakemake.exceptions import WorkflowError
 
@@ -15,7 +17,9 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
+SCRIPTS = Path(workflow.basedir, "workflow", "scripts")
 RESULTS = configuration.results
+CACHE = workflow.workflow_settings.cache is not None and "omit-software"
 RUN = f"{RESULTS}/runs/{{run}}/seed-{{seed}}"
 DATASET = f"{RESULTS}/datasets/{{dataset}}"
 TABLES = (
@@ -68,6 +72,35 @@ wildcard_constraints:
     dataset="[^/]+",
     table=any_of((*TABLES, *UNTRAINED_TABLES - DATASET_TABLES.keys())),
     figure=any_of(FIGURE_NAMES),
+
+
+def inside(script, input, output, params, wildcards, threads, log):
+    """Run a short job's script inside Snakemake: a process of its own would take longer to start."""
+    job = SimpleNamespace(
+        input=input, output=output, params=params, wildcards=wildcards, threads=threads
+    )
+    path = SCRIPTS / script
+    try:
+        with thread_log(log[0]):
+            exec(compile(path.read_text(), path, "exec"), {"snakemake": job})
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def code_of(*modules, script):
+    """What decides a rule's numbers besides its settings: modules, script, and the libraries' versions."""
+    digest = code_digest(*modules, script=SCRIPTS / script)
+    return [digest, library_versions(*modules)]
+
+
+def cached(*names):
+    """Let rules be taken from a store shared between clones (docs/cache.md), where Snakemake is told to use one.
+
+    What is taken from it took no time here, so that Snakemake refuses benchmarks beside it.
+    """
+    if workflow.workflow_settings.cache is not None:
+        for name in names:
+            workflow.get_rule(name)._benchmark = None
 
 
 def run_parameters(wildcards):

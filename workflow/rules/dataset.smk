@@ -11,8 +11,8 @@ rule dataset:
         f"{RESULTS}/logs/dataset/{{dataset}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/dataset/{{dataset}}.tsv"
-    conda:
-        "../envs/circuit-phases.yaml"
+    group:
+        "worlds"
     threads: 1
     resources:
         mem_mb=1000,
@@ -20,9 +20,9 @@ rule dataset:
     params:
         world=lambda wildcards: DATASETS[wildcards.dataset].settings.world.model_dump(),
         seed=lambda wildcards: DATASETS[wildcards.dataset].world_seed,
-        code=code_digest("sequences", "datasets"),
-    script:
-        "../scripts/dataset.py"
+        code=code_of("sequences", "datasets", script="dataset.py"),
+    run:
+        inside("dataset.py", input, output, params, wildcards, threads, log)
 
 
 rule class_frequencies:
@@ -34,14 +34,14 @@ rule class_frequencies:
         f"{RESULTS}/logs/class_frequencies/{{run}}/seed-{{seed}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/class_frequencies/{{run}}/seed-{{seed}}.tsv"
-    conda:
-        "../envs/circuit-phases.yaml"
+    group:
+        "worlds"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=lambda wildcards, attempt: 5 * attempt,
     params:
         run=run_parameters,
-        code=code_digest("world"),
-    script:
-        "../scripts/class_frequencies.py"
+        code=code_of("world", script="class_frequencies.py"),
+    run:
+        inside("class_frequencies.py", input, output, params, wildcards, threads, log)

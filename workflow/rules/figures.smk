@@ -21,8 +21,10 @@ rule figure:
         drawing=lambda wildcards: configuration.drawing(wildcards.figure),
         series=figure_series,
         phases=configuration.phases.model_dump(),
-        code=lambda wildcards: code_digest(
-            f"figures.{configuration.drawing(wildcards.figure)}", "figures.drawing"
+        code=lambda wildcards: code_of(
+            f"figures.{configuration.drawing(wildcards.figure)}",
+            "figures.drawing",
+            script="figure.py",
         ),
     script:
         "../scripts/figure.py"
@@ -58,7 +60,7 @@ rule animate:
         runtime=lambda wildcards, attempt: 15 * attempt,
     params:
         series=figure_series,
-        code=code_digest("figures.animation"),
+        code=code_of("figures.animation", script="animate.py"),
     script:
         "../scripts/animate.py"
 

@@ -35,6 +35,7 @@ rule llm_model:
         source=lambda wildcards: LLM.models[wildcards.model].model_dump(
             exclude={"revisions", "memory_mb"}
         ),
+        identity=lambda wildcards: dict(wildcards.items()),
     script:
         "../scripts/llm_model.py"
 
@@ -59,7 +60,8 @@ rule llm_dataset:
         source=lambda wildcards: LLM.datasets[wildcards.dataset].model_dump(
             exclude={"queries"}
         ),
-        code=code_digest("llm.data"),
+        identity=lambda wildcards: dict(wildcards.items()),
+        code=code_of("llm.data", script="llm_dataset.py"),
     script:
         "../scripts/llm_dataset.py"
 
@@ -75,6 +77,7 @@ rule llm_evaluation:
         f"{RESULTS}/logs/llm_evaluation/{{model}}/{{revision}}/{{dataset}}/shard-{{shard}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/llm_evaluation/{{model}}/{{revision}}/{{dataset}}/shard-{{shard}}.tsv"
+    cache: CACHE
     conda:
         "../envs/llm.yaml"
     threads: LLM.threads
@@ -86,7 +89,8 @@ rule llm_evaluation:
     params:
         settings=llm_settings(),
         queries=lambda wildcards: LLM.datasets[wildcards.dataset].queries,
-        code=code_digest("llm.evaluation"),
+        identity=lambda wildcards: dict(wildcards.items()),
+        code=code_of("llm.evaluation", script="llm_evaluation.py"),
     script:
         "../scripts/llm_evaluation.py"
 
@@ -106,6 +110,7 @@ rule llm_cutting:
         f"{RESULTS}/logs/llm_cutting/{{model}}/{{revision}}/{{dataset}}/shard-{{shard}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/llm_cutting/{{model}}/{{revision}}/{{dataset}}/shard-{{shard}}.tsv"
+    cache: CACHE
     conda:
         "../envs/llm.yaml"
     threads: LLM.threads
@@ -117,9 +122,13 @@ rule llm_cutting:
     params:
         settings=llm_settings("cuts"),
         queries=lambda wildcards: LLM.datasets[wildcards.dataset].queries,
-        code=code_digest("llm.cutting", "llm.evaluation"),
+        identity=lambda wildcards: dict(wildcards.items()),
+        code=code_of("llm.cutting", "llm.evaluation", script="llm_cutting.py"),
     script:
         "../scripts/llm_cutting.py"
+
+
+cached("llm_evaluation", "llm_cutting")
 
 
 rule llm_table:
@@ -138,7 +147,7 @@ rule llm_table:
         mem_mb=1000,
         runtime=lambda wildcards, attempt: 5 * attempt,
     params:
-        code=code_digest("llm.summaries"),
+        code=code_of("llm.summaries", script="llm_table.py"),
     script:
         "../scripts/llm_table.py"
 
@@ -168,8 +177,8 @@ rule llm_figure:
         drawing=lambda wildcards: wildcards.llm_figure,
         series=[],
         phases=configuration.phases.model_dump(),
-        code=lambda wildcards: code_digest(
-            f"figures.{wildcards.llm_figure}", "figures.drawing"
+        code=lambda wildcards: code_of(
+            f"figures.{wildcards.llm_figure}", "figures.drawing", script="figure.py"
         ),
     script:
         "../scripts/figure.py"

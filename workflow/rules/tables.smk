@@ -12,14 +12,14 @@ rule table:
         f"{RESULTS}/logs/table/{{table}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/table/{{table}}.tsv"
-    conda:
-        "../envs/circuit-phases.yaml"
+    group:
+        "tables"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=lambda wildcards, attempt: 5 * attempt,
-    script:
-        "../scripts/table.py"
+    run:
+        inside("table.py", input, output, params, wildcards, threads, log)
 
 
 rule tables:

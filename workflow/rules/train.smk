@@ -13,6 +13,7 @@ if configuration.seeds_together == 1:
             f"{RESULTS}/logs/train/{{run}}/seed-{{seed}}.log",
         benchmark:
             f"{RESULTS}/benchmarks/train/{{run}}/seed-{{seed}}.tsv"
+        cache: CACHE
         conda:
             "../envs/circuit-phases.yaml"
         threads: 1
@@ -22,9 +23,11 @@ if configuration.seeds_together == 1:
         params:
             run=run_parameters,
             seeds=lambda wildcards: [int(wildcards.seed)],
-            code=code_digest("training"),
+            code=code_of("training", script="train.py"),
         script:
             "../scripts/train.py"
+
+    cached("train")
 
 
 for number, (run, seeds) in enumerate(SEED_GROUPS):
@@ -60,6 +63,6 @@ for number, (run, seeds) in enumerate(SEED_GROUPS):
         params:
             run=RUN_SEEDS[run, seeds[0]].settings.parameters,
             seeds=seeds,
-            code=code_digest("training"),
+            code=code_of("training", script="train.py"),
         script:
             "../scripts/train.py"

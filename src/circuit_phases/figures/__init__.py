@@ -52,8 +52,8 @@ DRAWINGS = FIGURES | LLM_FIGURES
 RUN_DRAWINGS = FIGURES | ANIMATIONS
 """All that is drawn from runs."""
 
-FINDINGS = ("census", "departures", "abilities")
-"""The drawings of which a table is kept beside the figure."""
+FINDINGS = {"census": "census", "departures": "departures", "abilities": "phase_abilities"}
+"""The drawings of which a table is kept beside the figure, and the module that decides it."""
 
 DRAWINGS_OF_MAPS = frozenset({"sweep_maps", "maps"})
 """The drawings that show attention maps of the series and moments that config.yaml names."""

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figures.data import CIRCUITS, FigureData, Series
 from circuit_phases.figures.panels import legend_above, new_figure, splits, step_axis
 from circuit_phases.figures.readings import median_curve
-from circuit_phases.figures.style import CIRCUIT_COLOURS, CIRCUITS, GREY, INK, PAGE, lighter, styled
+from circuit_phases.figures.style import CIRCUIT_COLOURS, GREY, INK, PAGE, lighter, styled
 from circuit_phases.figures.sweeps import Panel, draw_panel, every_accuracy, looks, series_legend
 
 PANELS: tuple[tuple[str, str, str], ...] = (

@@ -10,6 +10,9 @@ import pandas as pd
 
 from circuit_phases.phases import PhaseSettings
 
+CIRCUITS = {1: "NCC", 2: "SCC", 3: "FCC"}
+"""The circuit of each phase (paper, Sec. 4)."""
+
 Moment = Literal["early", "full"]
 """A moment of training whose attention maps can be shown; `readings.moment_step` finds it."""
 

@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullFormatter
 from matplotlib.typing import LineStyleType
 
-from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figures.data import CIRCUITS, FigureData, Series
 from circuit_phases.figures.readings import (
     Phase,
     attention_map,
@@ -25,7 +25,7 @@ from circuit_phases.figures.readings import (
     median_curve,
     training_curve,
 )
-from circuit_phases.figures.style import CIRCUIT_COLOURS, CIRCUIT_TINTS, CIRCUITS, GREY, INK, PAGE, SMALL, lighter
+from circuit_phases.figures.style import CIRCUIT_COLOURS, CIRCUIT_TINTS, GREY, INK, PAGE, SMALL, lighter
 
 ELSEWHERE = "plateau elsewhere"
 """The name of a plateau at no known ceiling."""

@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from circuit_phases.figures.data import FigureData, Moment
-from circuit_phases.figures.style import CIRCUITS
+from circuit_phases.figures.data import CIRCUITS, FigureData, Moment
 
 METRICS = {"bigram": "Bigram", "label_attention": "Label Attention", "chunk_example": "Chunk Example"}
 """The metrics of the table `circuits` and their names (paper, Table 2)."""

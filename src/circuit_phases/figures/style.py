@@ -15,7 +15,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.typing import LineStyleType
 
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figures.data import CIRCUITS, FigureData
 
 COLUMN, PAGE = 3.25, 6.75
 """Widths of a paper's column and page, in inches."""
@@ -23,8 +23,6 @@ SMALL = 6.0
 """The smallest type, in points."""
 
 INK, GREY, RED = "#222222", "#666666", "#cc3311"
-CIRCUITS = {1: "NCC", 2: "SCC", 3: "FCC"}
-"""The circuit of each phase (paper, Sec. 4)."""
 CIRCUIT_COLOURS = {1: "#0072b2", 2: "#c77700", 3: "#00805c", None: "#777777"}
 """Colours of lines and text; None: a plateau at no known ceiling."""
 CIRCUIT_TINTS = {1: "#d3e5f1", 2: "#fbe6c2", 3: "#cfeade", None: "#ececec"}
