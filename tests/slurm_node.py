@@ -50,6 +50,13 @@ def answer(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
+def checked(*command: str) -> None:
+    """Run a command; if it fails, raise with what it said."""
+    outcome = subprocess.run(command, capture_output=True, text=True)
+    if outcome.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{outcome.stdout}{outcome.stderr}")
+
+
 @contextmanager
 def slurm_node(accounting: bool) -> Iterator[Path]:
     """A node with two processors that takes jobs; all of it is stopped at the end. Yields the folder of its logs.
@@ -91,7 +98,7 @@ def slurm_node(accounting: bool) -> Iterator[Path]:
             daemon("slurmdbd", "-D", is_up=lambda: _listens("slurmdbd"))
         configure("slurm.conf", slurm_conf(folder, accounting))
         if accounting:
-            subprocess.run(["sacctmgr", "--immediate", "add", "cluster", "circuits"], check=True, capture_output=True)
+            checked("sacctmgr", "--immediate", "add", "cluster", "circuits")
         daemon("slurmctld", "-D", "-c", is_up=lambda: _listens("slurmctld"))
         daemon("slurmd", "-D", "-N", socket.gethostname(), is_up=lambda: answer("sinfo", "-h", "-o", "%T") == "idle")
         stack.callback(_end_jobs)
@@ -127,6 +134,7 @@ SlurmdParameters=config_overrides
 AccountingStorageType=accounting_storage/{kind}
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort={PORTS["slurmdbd"]}
+AccountingStoragePass={folder}/munge/socket
 JobAcctGatherType=jobacct_gather/none
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=8000
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
@@ -153,21 +161,15 @@ StorageLoc=accounting
 
 def _start_database(folder: Path, daemon: Callable[..., None]) -> None:
     data, link = folder / "database", folder / "database.socket"
-    subprocess.run(
-        ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={data}", "--skip-test-db"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    checked("mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={data}", "--skip-test-db")
     daemon(
         "mariadbd", "--no-defaults", "--user=root", f"--datadir={data}", f"--socket={link}",
         f"--pid-file={folder}/mariadbd.pid", "--bind-address=127.0.0.1", f"--port={PORTS['mariadbd']}",
         "--innodb-lock-wait-timeout=900", is_up=lambda: _listens("mariadbd"),
     )  # fmt: skip
     user = "slurm@127.0.0.1"
-    subprocess.run(
-        ["mariadb", "--no-defaults", f"--socket={link}", "--user=root", "--execute",
-         f"CREATE DATABASE accounting; CREATE USER {user} IDENTIFIED BY 'slurm'; GRANT ALL ON accounting.* TO {user}"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    queries = f"CREATE DATABASE accounting; CREATE USER {user} IDENTIFIED BY 'slurm'; GRANT ALL ON accounting.* TO {user}"
+    checked("mariadb", "--no-defaults", f"--socket={link}", "--user=root", "--execute", queries)
 
 
 @contextmanager

@@ -1,0 +1,193 @@
+"""The whole workflow, small, on a real Slurm: killed and cancelled on the way, and compared with an undisturbed run.
+
+`make test-slurm` starts a Slurm node on this machine, installing Debian's packages where they are missing, once
+without accounting and once with it, and stops it again. Needs root, or sudo that asks for no password.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import yaml
+from faults import contents
+from slurm_node import NotPossible, answer, slurm_node
+
+ROOT = Path(__file__).parents[1]
+CONFIG = {
+    "seconds_between_saves": 0.2,
+    "defaults": {
+        "T": 2, "K": 8, "L": 4, "N": 2, "D": 11, "P": 5, "evaluation_sequences": 256, "batch_size": 32,
+        "max_steps": 4500, "evaluation_interval": 150, "checkpoints": 8, "stop_after": 0,
+    },
+    "experiments": {"base": {"seeds": 2}},
+    "figures": {name: {"experiment": "base"} for name in ("fig01", "fig04", "fig14", "census", "animation")},
+}  # fmt: skip
+QUICK_CHECKS = "--slurm-init-seconds-before-status-checks=2"
+TRAINING = "rule_train_"
+
+
+class Project:
+    """A small project whose jobs go to Slurm, and the results that it should have."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.results, self.log = folder, folder / "results", folder / "snakemake.log"
+        folder.mkdir()
+        for name in ("Snakefile", "workflow", "profiles"):
+            (folder / name).symlink_to(ROOT / name)
+        (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+
+    def snakemake(self, *options: str) -> subprocess.Popen[bytes]:
+        """Start Snakemake; what it says goes to the log."""
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+        with self.log.open("w") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "snakemake", *options],
+                cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    def finish(self, process: subprocess.Popen[bytes]) -> str:
+        """Wait for the end; fails with the end of the log if Snakemake does. What it said."""
+        code = process.wait()
+        said = self.log.read_text()
+        assert code == 0, said[-3000:]
+        return said
+
+    def restart(self) -> None:
+        """Forget all results."""
+        for name in ("results", ".snakemake"):
+            shutil.rmtree(self.folder / name)
+
+    def training(self, process: subprocess.Popen[bytes], count: int) -> dict[str, int]:
+        """The Slurm jobs, by their numbers, that train and have saved, once there are so many; the seed of each."""
+
+        def found() -> dict[str, int]:
+            running = (line.split("|") for line in _jobs("--states=RUNNING"))
+            seeds = {number: int(what.rsplit("_", 1)[1]) for number, what in running if what.startswith(TRAINING)}
+            return {number: seed for number, seed in seeds.items() if self._saved(seed)}
+
+        self.wait_for(process, lambda: len(found()) == count)
+        return found()
+
+    def _saved(self, seed: int) -> bool:
+        return any(self.results.glob(f"runs/*/seed-{seed}/partial/state.safetensors"))
+
+    def wait_for(self, process: subprocess.Popen[bytes], condition: Callable[[], object]) -> None:
+        """Wait while Snakemake runs."""
+        while not condition():
+            assert process.poll() is None, f"Snakemake ended too early:\n{self.log.read_text()[-3000:]}"
+            time.sleep(0.1)
+
+    def check_continued(self, said: str, disturbed: dict[str, int]) -> None:
+        """Every disturbed job was submitted again, and went on from where it had saved."""
+        submissions = re.findall(r"Job (\d+) has been submitted with SLURM jobid (\d+)", said)
+        snakemake_job = {number: job for job, number in submissions}
+        for number, seed in disturbed.items():
+            times = [job for job, _ in submissions].count(snakemake_job[number])
+            assert times == 2, f"the job of Slurm's {number} was submitted {times} times"
+            (log,) = self.results.glob(f"logs/train/*/seed-{seed}.log")
+            assert re.search(r"Continuing from step [1-9]", log.read_text()), log.read_text()
+
+    def check_results(self, expected: dict[str, bytes]) -> None:
+        """The results have the bytes of the undisturbed run."""
+        found = contents(self.results)
+        different = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
+        assert not different, sorted(different)
+
+
+def _jobs(*options: str) -> list[str]:
+    """Number and comment, which names the rule and its wildcards, of the jobs in the queue."""
+    return answer("squeue", "--noheader", "--format=%i|%k", *options).splitlines()
+
+
+def kill_training(number: str) -> None:
+    """SIGKILL to the process that trains in a job of Slurm."""
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("SLURM_JOB_ID") == number and process.cmdline()[-1].endswith(".train.py"):
+                process.kill()
+                return
+        except psutil.Error:
+            continue
+    raise AssertionError(f"job {number} trains nothing")
+
+
+def without_accounting(project: Project, expected: dict[str, bytes]) -> None:
+    """The profile as it stands: Snakemake killed, one training cancelled, another killed."""
+    assert not answer("sacct"), "sacct answers: there is accounting"
+    slurm = ("--workflow-profile=slurm", QUICK_CHECKS)
+
+    snakemake = project.snakemake(*slurm)
+    project.training(snakemake, 2)
+    snakemake.kill()
+    snakemake.wait()
+    print("Snakemake killed", flush=True)
+    # The recovery of docs/cluster.md.
+    (name,) = re.findall(r"SLURM run ID: (\S+)", project.log.read_text())
+    subprocess.run(["scancel", f"--name={name}"], check=True)
+    while _jobs(f"--name={name}"):
+        time.sleep(0.1)
+    project.finish(project.snakemake("--unlock"))
+
+    snakemake = project.snakemake(*slurm)
+    disturbed = project.training(snakemake, 2)
+    cancelled, killed = disturbed
+    subprocess.run(["scancel", cancelled], check=True)
+    kill_training(killed)
+    print("one training cancelled, another killed", flush=True)
+    project.check_continued(project.finish(snakemake), disturbed)
+    project.check_results(expected)
+
+
+def with_accounting(project: Project, expected: dict[str, bytes]) -> None:
+    """One figure, with the plugin's default way to ask for a job's state, and a training cancelled."""
+    assert answer("sacct"), "sacct answers nothing: there is no accounting"
+    snakemake = project.snakemake("--workflow-profile=slurm", QUICK_CHECKS, "--slurm-status-command=sacct", "fig04")
+    disturbed = dict([project.training(snakemake, 2).popitem()])
+    (cancelled,) = disturbed
+    subprocess.run(["scancel", cancelled], check=True)
+    print("a training cancelled", flush=True)
+    project.check_continued(project.finish(snakemake), disturbed)
+    found = contents(project.results)
+    project.check_results({name: expected[name] for name in found})
+    assert "figures/fig04.png" in found
+
+
+def main() -> None:
+    """Prove it, or tell in one line why it cannot be."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--if-possible", action="store_true", help="where Slurm cannot be had, say so and succeed")
+    options = parser.parse_args()
+    if os.geteuid() != 0 and subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode == 0:
+        os.execvp("sudo", ["sudo", "-n", "--preserve-env=PATH", sys.executable, *sys.argv])
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    start = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            project = Project(Path(folder) / "project")
+            project.finish(project.snakemake("--cores=2"))
+            expected = contents(project.results)
+            print(f"{time.monotonic() - start:.0f} s: an undisturbed local run, {len(expected)} files", flush=True)
+            for proof, accounting in ((without_accounting, False), (with_accounting, True)):
+                project.restart()
+                with slurm_node(accounting):
+                    proof(project, expected)
+                what = proof.__name__.replace("_", " ")
+                print(f"{time.monotonic() - start:.0f} s: Slurm {what}: equal to the byte", flush=True)
+    except NotPossible as reason:
+        print(f"test-slurm: not run: {reason}")
+        raise SystemExit(0 if options.if_possible else 1) from None
+
+
+if __name__ == "__main__":
+    main()
