@@ -58,10 +58,13 @@ class Project:
 
     def finish(self, process: subprocess.Popen[bytes]) -> str:
         """Wait for the end; fails with the end of the log if Snakemake does. What it said."""
-        code = process.wait()
-        said = self.log.read_text()
-        assert code == 0, said[-3000:]
-        return said
+        assert process.wait() == 0, self.last_words()
+        return self.log.read_text()
+
+    def last_words(self) -> str:
+        """The ends of Snakemake's log and of the logs of Slurm's jobs, which only those that failed leave."""
+        logs = [self.log, *self.folder.glob(".snakemake/slurm_logs/*/*/*.log")]
+        return "\n".join(f"{log}:\n{log.read_text()[-3000:]}" for log in logs)
 
     def restart(self) -> None:
         """Forget all results."""
@@ -85,7 +88,7 @@ class Project:
     def wait_for(self, process: subprocess.Popen[bytes], condition: Callable[[], object]) -> None:
         """Wait while Snakemake runs."""
         while not condition():
-            assert process.poll() is None, f"Snakemake ended too early:\n{self.log.read_text()[-3000:]}"
+            assert process.poll() is None, f"Snakemake ended too early.\n{self.last_words()}"
             time.sleep(0.1)
 
     def check_continued(self, said: str, disturbed: dict[str, int]) -> None:
