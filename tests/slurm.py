@@ -28,7 +28,7 @@ CONFIG = {
     "seconds_between_saves": 0.2,
     "defaults": {
         "T": 2, "K": 8, "L": 4, "N": 2, "D": 11, "P": 5, "evaluation_sequences": 256, "batch_size": 32,
-        "max_steps": 4500, "evaluation_interval": 150, "checkpoints": 8, "stop_after": 0,
+        "max_steps": 4800, "evaluation_interval": 150, "checkpoints": 8, "stop_after": 0,
     },
     "experiments": {"base": {"seeds": 2}},
     "figures": {name: {"experiment": "base"} for name in ("fig01", "fig04", "fig14", "census", "animation")},
@@ -42,6 +42,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.results, self.log = folder, folder / "results", folder / "snakemake.log"
+        self.started = 0.0
         folder.mkdir()
         for name in ("Snakefile", "workflow", "profiles"):
             (folder / name).symlink_to(ROOT / name)
@@ -50,6 +51,7 @@ class Project:
     def snakemake(self, *options: str) -> subprocess.Popen[bytes]:
         """Start Snakemake; what it says goes to the log."""
         environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+        self.started = time.time()
         with self.log.open("w") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "snakemake", *options],
@@ -83,7 +85,9 @@ class Project:
         return found()
 
     def _saved(self, seed: int) -> bool:
-        return any(self.results.glob(f"runs/*/seed-{seed}/partial/state.safetensors"))
+        """Whether a training has saved since Snakemake was started."""
+        states = self.results.glob(f"runs/*/seed-{seed}/partial/state.safetensors")
+        return any(state.stat().st_mtime > self.started for state in states)
 
     def wait_for(self, process: subprocess.Popen[bytes], condition: Callable[[], object]) -> None:
         """Wait while Snakemake runs."""
