@@ -168,7 +168,9 @@ def _start_database(folder: Path, daemon: Callable[..., None]) -> None:
         "--innodb-lock-wait-timeout=900", is_up=lambda: _listens("mariadbd"),
     )  # fmt: skip
     user = "slurm@127.0.0.1"
-    queries = f"CREATE DATABASE accounting; CREATE USER {user} IDENTIFIED BY 'slurm'; GRANT ALL ON accounting.* TO {user}"
+    queries = (
+        f"CREATE DATABASE accounting; CREATE USER {user} IDENTIFIED BY 'slurm'; GRANT ALL ON accounting.* TO {user}"
+    )
     checked("mariadb", "--no-defaults", f"--socket={link}", "--user=root", "--execute", queries)
 
 
