@@ -58,6 +58,15 @@ class Project:
                 cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
+    def end(self) -> None:
+        """Kill whatever still works in the folder: Snakemake, and jobs that outlived it."""
+        for process in psutil.process_iter():
+            try:
+                if self.folder in (Path(process.cwd()), *Path(process.cwd()).parents):
+                    process.kill()
+            except psutil.Error:
+                continue
+
     def finish(self, process: subprocess.Popen[bytes]) -> str:
         """Wait for the end; fails with the end of the log if Snakemake does. What it said."""
         assert process.wait() == 0, self.last_words()
@@ -157,17 +166,17 @@ def without_accounting(project: Project, expected: dict[str, bytes]) -> None:
 
 
 def with_accounting(project: Project, expected: dict[str, bytes]) -> None:
-    """One table, with the plugin's default way to ask for a job's state, and a training cancelled."""
+    """The profile as it stands, for one table, with a training cancelled."""
     assert answer("sacct"), "sacct answers nothing: there is no accounting"
     table = "tables/runs.parquet"
-    snakemake = project.snakemake(
-        "--workflow-profile=slurm", QUICK_CHECKS, "--slurm-status-command=sacct", f"results/{table}"
-    )
+    snakemake = project.snakemake("--workflow-profile=slurm", QUICK_CHECKS, f"results/{table}")
     disturbed = dict([project.training(snakemake, 2).popitem()])
     (cancelled,) = disturbed
     subprocess.run(["scancel", cancelled], check=True)
     print("a training cancelled", flush=True)
     project.check_continued(project.finish(snakemake), disturbed)
+    # Why the profile does not leave the question to the plugin, which takes only the plain word for an end.
+    assert answer("sacct", "-X", "-n", "-P", "--format=State", f"--jobs={cancelled}").startswith("CANCELLED by ")
     found = contents(project.results)
     project.check_results({name: expected[name] for name in found})
     assert table in found
@@ -191,7 +200,10 @@ def main() -> None:
             for proof, accounting in ((without_accounting, False), (with_accounting, True)):
                 project.restart()
                 with slurm_node(accounting):
-                    proof(project, expected)
+                    try:
+                        proof(project, expected)
+                    finally:
+                        project.end()
                 what = proof.__name__.replace("_", " ")
                 print(f"{time.monotonic() - start:.0f} s: Slurm {what}: equal to the byte", flush=True)
     except NotPossible as reason:
