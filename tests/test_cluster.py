@@ -11,7 +11,7 @@ import yaml
 from slurm import CONFIG, Project
 from snakemake_interface_executor_plugins.utils import TargetSpec, encode_target_jobs_cli_args
 
-from circuit_phases.configuration import parse_configuration
+from circuit_phases.configuration import load_configuration, parse_configuration
 
 ROOT = Path(__file__).parents[1]
 PROFILES = sorted(path.name for path in (ROOT / "workflow" / "profiles").iterdir())
@@ -56,6 +56,18 @@ def test_a_job_on_another_machine_is_told_its_run_though_names_have_commas(name_
     )
     assert f"results/runs/{name}/seed-0/phases.parquet" in said
     assert f"results/datasets/{run.dataset}/label_tables.parquet" in said
+
+
+def test_the_page_tells_what_every_rule_asks_for_and_how_much_there_is_to_train() -> None:
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    rules = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    told = re.findall(r"rule (\w+):(?:(?!\brule\b)[\s\S])*?mem_mb=growing\((\d+)\),\s+runtime=growing\((\d+)\)", rules)
+    assert len(told) > 10
+    for rule, memory, minutes in told:
+        assert re.search(rf"^\|[^|]*`{rule}`[^|]*\| 1 \| {memory} \| {minutes} \|", page, flags=re.MULTILINE), rule
+    runs = load_configuration(ROOT / "config.yaml").run_seeds("runs")
+    steps = sum(run.settings.training.max_steps for run in runs) / 1e6
+    assert f"{len(runs)} trainings, at most {steps:.1f} million steps" in page
 
 
 def conda_environment(name: str) -> dict[str, str]:
