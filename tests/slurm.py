@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 import yaml
 from faults import contents
-from slurm_node import NotPossible, answer, slurm_node
+from slurm_node import NotPossible, answer, require_slurm, slurm_node
 
 ROOT = Path(__file__).parents[1]
 CONFIG = {
@@ -192,23 +192,24 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     start = time.monotonic()
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            project = Project(Path(folder) / "project")
-            project.finish(project.snakemake("--cores=2"))
-            expected = contents(project.results)
-            print(f"{time.monotonic() - start:.0f} s: an undisturbed local run, {len(expected)} files", flush=True)
-            for proof, accounting in ((without_accounting, False), (with_accounting, True)):
-                project.restart()
-                with slurm_node(accounting):
-                    try:
-                        proof(project, expected)
-                    finally:
-                        project.end()
-                what = proof.__name__.replace("_", " ")
-                print(f"{time.monotonic() - start:.0f} s: Slurm {what}: equal to the byte", flush=True)
+        require_slurm()
     except NotPossible as reason:
         print(f"test-slurm: not run: {reason}")
         raise SystemExit(0 if options.if_possible else 1) from None
+    with tempfile.TemporaryDirectory() as folder:
+        project = Project(Path(folder) / "project")
+        project.finish(project.snakemake("--cores=2"))
+        expected = contents(project.results)
+        print(f"{time.monotonic() - start:.0f} s: an undisturbed local run, {len(expected)} files", flush=True)
+        for proof, accounting in ((without_accounting, False), (with_accounting, True)):
+            project.restart()
+            with slurm_node(accounting):
+                try:
+                    proof(project, expected)
+                finally:
+                    project.end()
+            what = proof.__name__.replace("_", " ")
+            print(f"{time.monotonic() - start:.0f} s: Slurm {what}: equal to the byte", flush=True)
 
 
 if __name__ == "__main__":

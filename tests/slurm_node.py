@@ -19,8 +19,14 @@ from pathlib import Path
 SETTINGS = Path("/etc/slurm")
 MARK = "# A test of circuit-phases wrote this file, and removes it.\n"
 PORTS = {"slurmctld": 16817, "slurmd": 16818, "slurmdbd": 16819, "mariadbd": 16820}
-PACKAGES = {"munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client"}
-ACCOUNTING_PACKAGES = {"slurmdbd": "slurmdbd", "mariadbd": "mariadb-server"}
+PACKAGES = {
+    "munged": "munge",
+    "slurmctld": "slurmctld",
+    "slurmd": "slurmd",
+    "sbatch": "slurm-client",
+    "slurmdbd": "slurmdbd",
+    "mariadbd": "mariadb-server",
+}
 PR_SET_PDEATHSIG = 1
 
 
@@ -28,10 +34,21 @@ class NotPossible(Exception):
     """Slurm cannot be had on this machine; the message says why, and the way out."""
 
 
-def install(accounting: bool) -> None:
-    """Install what is missing of Debian's packages."""
-    wanted = PACKAGES | (ACCOUNTING_PACKAGES if accounting else {})
-    missing = [package for command, package in wanted.items() if not shutil.which(command)]
+def require_slurm() -> None:
+    """See that a node can be started here; install what is missing of Debian's packages.
+
+    Raises:
+        NotPossible: without root, where this machine has a Slurm of its own, or where nothing can be installed.
+    """
+    if os.geteuid() != 0:
+        raise NotPossible("Slurm's daemons need root. Run as root, or where sudo asks for no password.")
+    for name in ("slurm.conf", "slurmdbd.conf"):
+        if (SETTINGS / name).exists() and not (SETTINGS / name).read_text().startswith(MARK):
+            raise NotPossible(f"{SETTINGS / name} is there: this machine has a Slurm of its own. Use a container.")
+    for name, port in PORTS.items():
+        if _listens(name):
+            raise NotPossible(f"port {port} is taken. Wait until another `make test-slurm` has ended.")
+    missing = [package for command, package in PACKAGES.items() if not shutil.which(command)]
     if not missing:
         return
     if not shutil.which("apt-get"):
@@ -59,17 +76,7 @@ def checked(*command: str) -> None:
 
 @contextmanager
 def slurm_node(accounting: bool) -> Iterator[Path]:
-    """A node with two processors that takes jobs; all of it is stopped at the end. Yields the folder of its logs.
-
-    Raises:
-        NotPossible: where Slurm cannot be installed or this machine has a Slurm of its own.
-    """
-    if os.geteuid() != 0:
-        raise NotPossible("Slurm's daemons need root. Run as root, or where sudo asks for no password.")
-    for name in ("slurm.conf", "slurmdbd.conf"):
-        if (SETTINGS / name).exists() and not (SETTINGS / name).read_text().startswith(MARK):
-            raise NotPossible(f"{SETTINGS / name} is there: this machine has a Slurm of its own. Use a container.")
-    install(accounting)
+    """A node with two processors that takes jobs; all of it is stopped at the end. Yields the folder of its logs."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True)))
         folder.chmod(0o755)
