@@ -189,6 +189,7 @@ def main() -> None:
     options = parser.parse_args()
     if os.geteuid() != 0 and subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode == 0:
         os.execvp("sudo", ["sudo", "-n", "--preserve-env=PATH", sys.executable, *sys.argv])
+    os.environ["PATH"] += ":/usr/sbin"  # where daemons are, and not every user looks
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     start = time.monotonic()
     try:
