@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -82,27 +82,26 @@ class Project:
         for name in ("results", ".snakemake"):
             shutil.rmtree(self.folder / name)
 
-    def training(self, process: subprocess.Popen[bytes], count: int) -> dict[str, int]:
-        """The Slurm jobs, by their numbers, that train and have saved, once there are so many; the seed of each."""
+    def training(self, process: subprocess.Popen[bytes], besides: int | None = None) -> tuple[str, int]:
+        """The number of a Slurm job that trains and has saved, once there is one, and its seed."""
 
-        def found() -> dict[str, int]:
-            running = (line.split("|") for line in _jobs("--states=RUNNING"))
-            seeds = {number: int(what.rsplit("_", 1)[1]) for number, what in running if what.startswith(TRAINING)}
-            return {number: seed for number, seed in seeds.items() if self._saved(seed)}
+        def found() -> Iterator[tuple[str, int]]:
+            for line in _jobs("--states=RUNNING"):
+                number, what = line.split("|")
+                if what.startswith(TRAINING):
+                    seed = int(what.rsplit("_", 1)[1])
+                    if seed != besides and self._saved(seed):
+                        yield number, seed
 
-        self.wait_for(process, lambda: len(found()) == count)
-        return found()
+        while not (job := next(found(), None)):
+            assert process.poll() is None, f"Snakemake ended too early.\n{self.last_words()}"
+            time.sleep(0.1)
+        return job
 
     def _saved(self, seed: int) -> bool:
         """Whether a training has saved since Snakemake was started."""
         states = self.results.glob(f"runs/*/seed-{seed}/partial/state.safetensors")
         return any(state.stat().st_mtime > self.started for state in states)
-
-    def wait_for(self, process: subprocess.Popen[bytes], condition: Callable[[], object]) -> None:
-        """Wait while Snakemake runs."""
-        while not condition():
-            assert process.poll() is None, f"Snakemake ended too early.\n{self.last_words()}"
-            time.sleep(0.1)
 
     def check_continued(self, said: str, disturbed: dict[str, int]) -> None:
         """Every disturbed job was submitted again, and went on from where it had saved."""
@@ -144,7 +143,7 @@ def without_accounting(project: Project, expected: dict[str, bytes]) -> None:
     slurm = ("--workflow-profile=slurm", QUICK_CHECKS)
 
     snakemake = project.snakemake(*slurm)
-    project.training(snakemake, 2)
+    project.training(snakemake)
     snakemake.kill()
     snakemake.wait()
     print("Snakemake killed", flush=True)
@@ -156,12 +155,12 @@ def without_accounting(project: Project, expected: dict[str, bytes]) -> None:
     project.finish(project.snakemake("--unlock"))
 
     snakemake = project.snakemake(*slurm)
-    disturbed = project.training(snakemake, 2)
-    cancelled, killed = disturbed
+    cancelled, seed = project.training(snakemake)
     subprocess.run(["scancel", cancelled], check=True)
+    killed, other_seed = project.training(snakemake, besides=seed)
     kill_training(killed)
     print("one training cancelled, another killed", flush=True)
-    project.check_continued(project.finish(snakemake), disturbed)
+    project.check_continued(project.finish(snakemake), {cancelled: seed, killed: other_seed})
     project.check_results(expected)
 
 
@@ -170,11 +169,10 @@ def with_accounting(project: Project, expected: dict[str, bytes]) -> None:
     assert answer("sacct"), "sacct answers nothing: there is no accounting"
     table = "tables/runs.parquet"
     snakemake = project.snakemake("--workflow-profile=slurm", QUICK_CHECKS, f"results/{table}")
-    disturbed = dict([project.training(snakemake, 2).popitem()])
-    (cancelled,) = disturbed
+    cancelled, seed = project.training(snakemake)
     subprocess.run(["scancel", cancelled], check=True)
     print("a training cancelled", flush=True)
-    project.check_continued(project.finish(snakemake), disturbed)
+    project.check_continued(project.finish(snakemake), {cancelled: seed})
     # Why the profile does not leave the question to the plugin, which takes only the plain word for an end.
     assert answer("sacct", "-X", "-n", "-P", "--format=State", f"--jobs={cancelled}").startswith("CANCELLED by ")
     found = contents(project.results)
