@@ -25,7 +25,8 @@ PACKAGES = {
     "slurmd": "slurmd",
     "sbatch": "slurm-client",
     "slurmdbd": "slurmdbd",
-    "mariadbd": "mariadb-server",
+    "mariadbd": "mariadb-server-core",
+    "mariadb": "mariadb-client-core",
 }
 PR_SET_PDEATHSIG = 1
 
