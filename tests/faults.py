@@ -55,7 +55,7 @@ class Campaign:
         start = time.monotonic()
         self.run_to_the_end()
         self.seconds = time.monotonic() - start
-        self.expected = self.contents()
+        self.expected = contents(self.results)
         self.size = sum(path.stat().st_size for path in self.results.rglob("*"))
         self._undisturbed = folder.parent / "undisturbed"
         for name in ("results", ".snakemake"):
@@ -97,25 +97,14 @@ class Campaign:
         output, _ = process.communicate()
         return output, process.returncode
 
-    def contents(self) -> dict[str, bytes]:
-        """Every table, checkpoint and figure to the byte; of `runs`, all but the seconds that it took."""
-        found = {}
-        for path in sorted(self.results.rglob("*")):
-            name = str(path.relative_to(self.results))
-            if path.name in ("run.parquet", "runs.parquet"):
-                found[name] = pd.read_parquet(path).drop(columns="seconds").to_csv().encode()
-            elif path.suffix in (".parquet", ".png", ".safetensors"):
-                found[name] = path.read_bytes()
-        return found
-
     def check(self, fault: str) -> None:
         """All that was asked for is there, and every file is that of the undisturbed run.
 
         What only leads to it may be missing: Snakemake makes that again when something needs it.
         """
-        contents = self.contents()
+        found = contents(self.results)
         asked_for = {name for name in self.expected if name.startswith(("figures/", "tables/"))}
-        different = [name for name in asked_for | contents.keys() if self.expected.get(name) != contents.get(name)]
+        different = [name for name in asked_for | found.keys() if self.expected.get(name) != found.get(name)]
         assert not different, f"after {fault}: {sorted(different)[:5]}"
 
     def kill(self, kind: str) -> bool:
@@ -205,6 +194,18 @@ class Campaign:
             self.run_to_the_end()
             self.check(fault)
         self.counts[fault] += 1
+
+
+def contents(results: Path) -> dict[str, bytes]:
+    """Every table, checkpoint and figure to the byte; of `runs`, all but the seconds that it took."""
+    found = {}
+    for path in sorted(results.rglob("*")):
+        name = str(path.relative_to(results))
+        if path.name in ("run.parquet", "runs.parquet"):
+            found[name] = pd.read_parquet(path).drop(columns="seconds").to_csv().encode()
+        elif path.suffix in (".parquet", ".png", ".safetensors"):
+            found[name] = path.read_bytes()
+    return found
 
 
 @contextmanager

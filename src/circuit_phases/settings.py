@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NoReturn, Self
 
@@ -338,7 +339,9 @@ def _file_name(parts: list[str]) -> str:
     name = ",".join(parts)
     if len(name) <= 120:
         return name
-    return f"{name[:103]}-{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}"
+    # Snakemake hands names on piece by piece, each of which needs its "=".
+    kept = re.sub(r",[^=,]*$", "", name[:103])
+    return f"{kept}-{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -16,8 +16,8 @@ rule circuits:
         "analysis"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=lambda wildcards, attempt: 20 * attempt,
+        mem_mb=growing(1500),
+        runtime=growing(20),
     params:
         run=run_parameters,
         code=code_of("circuits", script="circuits.py"),
@@ -39,8 +39,8 @@ rule theory:
         "analysis"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=lambda wildcards, attempt: 10 * attempt,
+        mem_mb=growing(1500),
+        runtime=growing(10),
     params:
         run=run_parameters,
         code=code_of("theory", "ability_levels", script="theory.py"),
@@ -62,8 +62,8 @@ rule phases:
         "analysis"
     threads: 1
     resources:
-        mem_mb=500,
-        runtime=lambda wildcards, attempt: 5 * attempt,
+        mem_mb=growing(500),
+        runtime=growing(5),
     params:
         run=run_parameters,
         phases=configuration.phases.model_dump(),

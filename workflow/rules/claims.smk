@@ -14,8 +14,8 @@ rule claims:
         "../envs/circuit-phases.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=lambda wildcards, attempt: 15 * attempt,
+        mem_mb=growing(4000),
+        runtime=growing(15),
     params:
         experiments={name: series_of(name) for name in configuration.experiments},
         code=code_of("claims", script="claims.py"),
@@ -38,8 +38,8 @@ rule finding:
         "../envs/circuit-phases.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=lambda wildcards, attempt: 10 * attempt,
+        mem_mb=growing(1500),
+        runtime=growing(10),
     params:
         drawing=lambda wildcards: configuration.drawing(wildcards.figure),
         series=figure_series,

@@ -42,6 +42,7 @@ TRAINED = {
     "run": f"{RUN}/run.parquet",
     "checkpoints": f"{RUN}/checkpoints",
 }
+GPU = int(configuration.device == "cuda")
 SEED_GROUPS = (
     configuration.seed_groups(RUN_SEEDS.values())
     if configuration.seeds_together > 1
@@ -59,6 +60,11 @@ ANIMATION_NAMES, FINDING_NAMES = (
 FIGURE_NAMES = [
     name for name in configuration.figures_in_scope if name not in ANIMATION_NAMES
 ]
+
+
+def growing(amount):
+    """A resource that grows with every attempt: docs/cluster.md has what the amounts were measured from."""
+    return lambda wildcards, attempt: amount * attempt
 
 
 def any_of(names):

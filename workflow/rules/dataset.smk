@@ -15,8 +15,8 @@ rule dataset:
         "worlds"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=lambda wildcards, attempt: 5 * attempt,
+        mem_mb=growing(1000),
+        runtime=growing(5),
     params:
         world=lambda wildcards: DATASETS[wildcards.dataset].settings.world.model_dump(),
         seed=lambda wildcards: DATASETS[wildcards.dataset].world_seed,
@@ -38,8 +38,8 @@ rule class_frequencies:
         "worlds"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=lambda wildcards, attempt: 5 * attempt,
+        mem_mb=growing(1000),
+        runtime=growing(5),
     params:
         run=run_parameters,
         code=code_of("world", script="class_frequencies.py"),

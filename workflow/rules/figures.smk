@@ -15,8 +15,8 @@ rule figure:
         "../envs/circuit-phases.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=lambda wildcards, attempt: 5 * attempt,
+        mem_mb=growing(1000),
+        runtime=growing(5),
     params:
         drawing=lambda wildcards: configuration.drawing(wildcards.figure),
         series=figure_series,
@@ -56,8 +56,8 @@ rule animate:
         "../envs/circuit-phases.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=lambda wildcards, attempt: 15 * attempt,
+        mem_mb=growing(1000),
+        runtime=growing(15),
     params:
         series=figure_series,
         code=code_of("figures.animation", script="animate.py"),

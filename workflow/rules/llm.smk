@@ -29,8 +29,8 @@ rule llm_model:
         "../envs/llm.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=lambda wildcards, attempt: 120 * attempt,
+        mem_mb=growing(2000),
+        runtime=growing(120),
     params:
         source=lambda wildcards: LLM.models[wildcards.model].model_dump(
             exclude={"revisions", "memory_mb"}
@@ -54,8 +54,8 @@ rule llm_dataset:
         "../envs/llm.yaml"
     threads: 1
     resources:
-        mem_mb=500,
-        runtime=lambda wildcards, attempt: 10 * attempt,
+        mem_mb=growing(500),
+        runtime=growing(10),
     params:
         source=lambda wildcards: LLM.datasets[wildcards.dataset].model_dump(
             exclude={"queries"}
@@ -84,7 +84,7 @@ rule llm_evaluation:
     resources:
         mem_mb=lambda wildcards, attempt: LLM.models[wildcards.model].memory_mb
         * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        runtime=growing(240),
         gpu=int(LLM.device != "cpu"),
     params:
         settings=llm_settings(),
@@ -117,7 +117,7 @@ rule llm_cutting:
     resources:
         mem_mb=lambda wildcards, attempt: LLM.models[wildcards.model].memory_mb
         * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        runtime=growing(240),
         gpu=int(LLM.device != "cpu"),
     params:
         settings=llm_settings("cuts"),
@@ -144,8 +144,8 @@ rule llm_table:
         "../envs/llm.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=lambda wildcards, attempt: 5 * attempt,
+        mem_mb=growing(1000),
+        runtime=growing(5),
     params:
         code=code_of("llm.summaries", script="llm_table.py"),
     script:
@@ -171,8 +171,8 @@ rule llm_figure:
         "../envs/circuit-phases.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=lambda wildcards, attempt: 5 * attempt,
+        mem_mb=growing(1000),
+        runtime=growing(5),
     params:
         drawing=lambda wildcards: wildcards.llm_figure,
         series=[],

@@ -16,8 +16,8 @@ rule table:
         "tables"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=lambda wildcards, attempt: 5 * attempt,
+        mem_mb=growing(2000),
+        runtime=growing(5),
     run:
         inside("table.py", input, output, params, wildcards, threads, log)
 

@@ -18,8 +18,9 @@ if configuration.seeds_together == 1:
             "../envs/circuit-phases.yaml"
         threads: 1
         resources:
-            mem_mb=1500,
-            runtime=lambda wildcards, attempt: 120 * attempt,
+            mem_mb=growing(2000),
+            runtime=growing(240),
+            gpu=GPU,
         params:
             run=run_parameters,
             seeds=lambda wildcards: [int(wildcards.seed)],
@@ -58,8 +59,9 @@ for number, (run, seeds) in enumerate(SEED_GROUPS):
             "../envs/circuit-phases.yaml"
         threads: 1
         resources:
-            mem_mb=1500 + 500 * len(seeds),
-            runtime=lambda wildcards, attempt: 120 * attempt,
+            mem_mb=growing(1500 + 500 * len(seeds)),
+            runtime=growing(240),
+            gpu=GPU,
         params:
             run=RUN_SEEDS[run, seeds[0]].settings.parameters,
             seeds=seeds,
