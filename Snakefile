@@ -7,6 +7,9 @@ min_version("9.0")
 configfile: "config.yaml"
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/dataset.smk"
 include: "workflow/rules/train.smk"
@@ -16,6 +19,7 @@ include: "workflow/rules/figures.smk"
 include: "workflow/rules/claims.smk"
 include: "workflow/rules/llm_common.smk"
 include: "workflow/rules/llm.smk"
+include: "workflow/rules/report.smk"
 
 
 rule all:
@@ -26,3 +30,4 @@ rule all:
         rules.animations.input,
         rules.findings.input,
         rules.llm.input,
+        rules.report_pages.output,

@@ -54,6 +54,16 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all.
+
+    Raises:
+        UserError: if the folder cannot be made or written to, or the disk is full.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder beside `folder`; on success it takes its place.

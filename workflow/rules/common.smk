@@ -1,8 +1,9 @@
 # Helpers of the rules: the configuration, where files lie, and what a rule's code is.
 from pathlib import Path
 
+from circuit_phases.captions import caption
 from circuit_phases.code_digest import code_digest
-from circuit_phases.configuration import parse_configuration
+from circuit_phases.configuration import TABLES_SECTION, parse_configuration
 from circuit_phases.claims import TABLES as CLAIM_TABLES
 from circuit_phases.figures import ANIMATIONS, FINDINGS, RUN_DRAWINGS, UNTRAINED_TABLES
 from circuit_phases.files import UserError, require_writable
@@ -114,6 +115,21 @@ def figure_series(wildcards):
         }
         for each, _ in configuration.figure_series(wildcards.figure)
     ]
+
+
+def figure_caption(wildcards, output):
+    """What the report says of a figure; what depends on `output` is no reason to draw it again."""
+    return caption(configuration, Path(output[0]).stem)
+
+
+def in_report(path):
+    """A figure's file, shown in the report in the figure's section."""
+    return report(
+        path,
+        category=lambda wildcards: configuration.section(*wildcards),
+        labels=lambda wildcards: {"figure": str(*wildcards)},
+        caption="../report/figure.rst",
+    )
 
 
 def figure_outputs(figure):

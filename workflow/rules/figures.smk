@@ -6,7 +6,7 @@ rule figure:
         unpack(figure_tables),
     output:
         pdf=f"{RESULTS}/figures/{{figure}}.pdf",
-        png=f"{RESULTS}/figures/{{figure}}.png",
+        png=in_report(f"{RESULTS}/figures/{{figure}}.png"),
     log:
         f"{RESULTS}/logs/figure/{{figure}}.log",
     benchmark:
@@ -24,6 +24,7 @@ rule figure:
         code=lambda wildcards: code_digest(
             f"figures.{configuration.drawing(wildcards.figure)}", "figures.drawing"
         ),
+        caption=figure_caption,
     script:
         "../scripts/figure.py"
 
@@ -44,6 +45,7 @@ rule animate:
     output:
         gif=f"{RESULTS}/figures/{{figure}}.gif",
         mp4=f"{RESULTS}/figures/{{figure}}.mp4",
+        html=in_report(f"{RESULTS}/figures/{{figure}}.html"),
     log:
         f"{RESULTS}/logs/animate/{{figure}}.log",
     benchmark:
@@ -59,6 +61,7 @@ rule animate:
     params:
         series=figure_series,
         code=code_digest("figures.animation"),
+        caption=figure_caption,
     script:
         "../scripts/animate.py"
 

@@ -153,7 +153,7 @@ rule llm_figure:
         ),
     output:
         pdf=f"{RESULTS}/figures/{{llm_figure}}.pdf",
-        png=f"{RESULTS}/figures/{{llm_figure}}.png",
+        png=in_report(f"{RESULTS}/figures/{{llm_figure}}.png"),
     log:
         f"{RESULTS}/logs/figure/{{llm_figure}}.log",
     benchmark:
@@ -171,6 +171,7 @@ rule llm_figure:
         code=lambda wildcards: code_digest(
             f"figures.{wildcards.llm_figure}", "figures.drawing"
         ),
+        caption=figure_caption,
     script:
         "../scripts/figure.py"
 
