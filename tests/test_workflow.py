@@ -17,8 +17,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from circuit_phases import tables
+from circuit_phases.claims import CLAIMS
 from circuit_phases.settings import RunSettings
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +45,7 @@ CONFIG: dict[str, Any] = {
         "film": {"experiment": "base", "draw": "animation"},
     },
     "headline": ["fig04"],
+    "report": {"Circuits": {"fig04": "Which metric *rises* first."}},
 }
 INDUCTION = RunSettings.from_parameters(**CONFIG["defaults"], T=1, p_B=1).name
 
@@ -56,8 +59,8 @@ class Project:
 
     folder: Path
 
-    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
+    def snakemake(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"} | environment
         return subprocess.run(
             [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
             cwd=self.folder,
@@ -270,3 +273,79 @@ def test_a_damaged_table_is_named(project: Project) -> None:
         path.write_bytes(before)
     assert outcome.returncode != 0
     assert "circuits.parquet is damaged" in outcome.stdout + outcome.stderr
+
+
+NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    """A headless Chromium."""
+    with sync_playwright() as playwright:
+        found = shutil.which("chromium-headless-shell") or shutil.which("chromium") or shutil.which("google-chrome")
+        if found is None and not Path(playwright.chromium.executable_path).exists():
+            pytest.skip("no Chromium here: apt-get install chromium-headless-shell, or playwright install chromium")
+        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def results_of(page: Page) -> Iterator[tuple[str, str]]:
+    """Section and name of every result in an open report; each stands open in the page, its caption beside it."""
+    sections = page.locator("nav ul", has_text="Results").get_by_text(re.compile(r"^\d+\. ")).all_inner_texts()
+    for section in sections:
+        page.get_by_text(section, exact=True).click()
+        for name in page.locator("nav tbody tr").all_inner_texts():
+            row = page.locator("nav tbody tr", has=page.get_by_text(name.strip(), exact=True))
+            row.locator("a").first.click()
+            row.locator("a").last.click()
+            yield section, name.strip()
+            page.get_by_text(section, exact=True).click()
+        page.get_by_text("Results", exact=True).click()
+
+
+def test_the_report_is_one_page_that_shows_everything_without_a_network(project: Project, browser: Browser) -> None:
+    outcome = project.snakemake("--report", "results/report.html", **NO_NETWORK)
+    assert outcome.returncode == 0, outcome.stderr
+    page = browser.new_page()
+    errors, requests = [], []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto((project.folder / "results" / "report.html").as_uri())
+    shown, captions, frames = [], {}, {}
+    for section, name in results_of(page):
+        shown.append((section, name))
+        captions[name] = page.locator("nav .prose").inner_text()
+        inside = page.frame_locator("iframe") if page.locator("iframe").count() else page
+        if inside is not page:
+            frames[name] = inside.locator("body").inner_text()
+        if not section.endswith("Tables"):
+            image = inside.locator("div.p-3 > img, body > img")
+            assert image.evaluate("async image => { await image.decode(); return image.naturalWidth }") > 300
+    figures = ["census", "fig01", "fig02", "fig12", "fig14", "film", "own_sweep"]
+    tables_shown = ["ceilings", "claims", "provenance", "run times"]
+    assert shown == [
+        *(("0. Tables", name) for name in tables_shown),
+        ("1. Circuits", "fig04"),
+        *(("2. Other experiments", name) for name in figures),
+    ]
+    assert captions["fig04"].startswith("Which metric rises first.")
+    assert "Phase 1 (NCC): Bigram in both layers." in captions["fig04"]
+    assert re.search(r"base: paper, K=8, .*seed 0, 1", captions["fig04"], flags=re.DOTALL)
+    assert all(captions.values())
+    assert all(claim.paper in frames["claims"] for claim in CLAIMS)
+    assert len(frames["ceilings"].split("seed")) > 1
+    assert "4 trainings" in frames["run times"]
+    assert "class_frequencies:" in frames["provenance"]
+    assert not errors
+    assert not [url for url in requests if not url.startswith(("file:", "data:"))]
+
+
+def test_a_changed_caption_reruns_nothing_and_is_in_the_next_report(project: Project) -> None:
+    changed = CONFIG | {"report": {"Metrics": {"fig04": "Something else to look at."}}}
+    with project.configured(changed):
+        assert not project.stale()
+        outcome = project.snakemake("--report", "results/report.html")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "Something else to look at." in (project.folder / "results" / "report.html").read_text()

@@ -23,7 +23,7 @@ def caption(configuration: Configuration, figure: str) -> dict[str, Any]:
 
 def _series(configuration: Configuration, figure: str) -> list[dict[str, str]]:
     return [
-        {"label": series.label, "settings": series.run, "seeds": ", ".join(map(str, series.seeds))}
+        {"label": series.label, "settings": series.run.replace(",", ", "), "seeds": ", ".join(map(str, series.seeds))}
         for series, _ in configuration.figure_series(figure)
     ]
 

@@ -79,9 +79,10 @@ def provenance_page(configuration: Mapping[str, Any], folder: Path) -> str:
     """The code in a folder, this machine, the libraries, and the whole configuration."""
     libraries = {each.name: each.version for each in distributions()}
     config = yaml.safe_dump(dict(configuration), sort_keys=False, allow_unicode=True, width=100)
+    facts = provenance(folder)
     return _page(
         "Provenance",
-        _table(pd.Series(provenance(folder), name="").to_frame().reset_index(names="").style),
+        _table(pd.DataFrame({"of": list(facts), "is": list(facts.values())}).style),
         f"<h2>Libraries</h2><p>{escape(', '.join(f'{name} {libraries[name]}' for name in sorted(libraries)))}</p>",
         f"<h2>Configuration</h2><pre>{escape(config)}</pre>",
     )

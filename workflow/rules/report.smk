@@ -29,7 +29,6 @@ rule report_pages:
         mem_mb=1000,
         runtime=lambda wildcards, attempt: 5 * attempt,
     params:
-        folder=lambda wildcards, output: workflow.basedir,
         code=code_digest("report"),
     script:
         "../scripts/report_pages.py"

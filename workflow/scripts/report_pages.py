@@ -7,6 +7,6 @@ with job_log(snakemake.log[0]):
     write_report_pages(
         dict(snakemake.input.items()),
         snakemake.config,
-        folder=Path(snakemake.params.folder),
+        folder=Path(snakemake.scriptdir),
         pages={name: Path(path) for name, path in snakemake.output.items()},
     )
