@@ -22,6 +22,10 @@ include: "workflow/rules/llm.smk"
 include: "workflow/rules/report.smk"
 
 
+onerror:
+    print(failures(failed_job_logs(log)), file=sys.stderr)
+
+
 rule all:
     default_target: True
     input:

@@ -288,8 +288,8 @@ class RunSeed:
         return self.settings.dataset_name(self.seed)
 
 
-def load_configuration(path: Path | str) -> Configuration:
-    """Read and check a config file.
+def load_configuration(path: Path | str, **changes: Any) -> Configuration:
+    """Read and check a config file, with some of its top-level values changed.
 
     Raises:
         UserError: one line with the key, the value and the way out.
@@ -301,7 +301,7 @@ def load_configuration(path: Path | str) -> Configuration:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())}).") from error
-    return parse_configuration(values, str(path))
+    return parse_configuration(values | changes if isinstance(values, dict) else values, str(path))
 
 
 def parse_configuration(values: Any, source: str = "config.yaml") -> Configuration:

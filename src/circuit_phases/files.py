@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
+"""In a folder that a job keeps to itself."""
 
 
 class UserError(Exception):
@@ -95,7 +99,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: if another process holds it, or the folder cannot be written to.
     """
-    path = folder / ".lock"
+    path = folder / LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, timeout=0)
@@ -109,9 +113,39 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
+        _sign(path, f"{socket.gethostname()} {os.getpid()}\n")
         yield
     finally:
+        _sign(path, "")
         lock.release()
+
+
+def holder(folder: Path) -> tuple[str, int] | None:
+    """Host and process that keep a folder to themselves, or died doing so; asking disturbs nobody."""
+    try:
+        host, process = (folder / LOCK).read_text().split()
+        return host, int(process)
+    except (OSError, ValueError):
+        return None
+
+
+def is_running(host: str, process: int) -> bool | None:
+    """Whether a process is there; None where that cannot be known, on another host."""
+    if host != socket.gethostname():
+        return None
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _sign(lock: Path, text: str) -> None:
+    """Say in a lock's file who holds it; the lock holds without."""
+    with suppress(OSError):
+        lock.write_text(text)
 
 
 def require_writable(folder: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from circuit_phases.checkpoints import checkpoint_file, load_tensors, save_tensors
 from circuit_phases.files import UserError, replacing_folder
+from circuit_phases.paths import PARTIAL, ROWS, STATE
 from circuit_phases.tables import TRAINING, read_table, table_from_rows, write_table
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ class State:
     parameters: dict[str, Tensor]
     losses: Tensor
     corrects: Tensor
+    speed: float = 0.0
+    """Steps a second since the save before, for those who watch."""
 
     @property
     def evaluated(self) -> int:
@@ -49,11 +52,11 @@ class RunInProgress:
     """
 
     def __init__(self, folder: Path, identity: dict[str, str]) -> None:
-        self.folder = folder / "partial"
+        self.folder = folder / PARTIAL
         self.identity = identity
         self.checkpoints = self.folder / "checkpoints"
-        self._folder_of_rows = self.folder / "rows"
-        self._state = self.folder / "state.safetensors"
+        self._folder_of_rows = self.folder / ROWS
+        self._state = self.folder / STATE
 
     def save_checkpoint(self, step: int, parameters: dict[str, Tensor]) -> None:
         """Save the weights at a step."""
@@ -65,7 +68,7 @@ class RunInProgress:
         self._save_segment([row for row in rows if saved < row["step"] <= state.evaluated], saved + 1, state.evaluated)
         tensors = {PREFIX + name: tensor for name, tensor in state.parameters.items()}
         tensors |= {"losses": state.losses, "corrects": state.corrects}
-        metadata = {"step": str(state.step), "seconds": str(round(state.seconds, 1))}
+        metadata = {"step": str(state.step), "seconds": str(round(state.seconds, 1)), "speed": f"{state.speed:.3g}"}
         save_tensors(self._state, tensors, self.identity | metadata)
 
     def resumable(self, checkpoint_steps: list[int], interval: int) -> tuple[list[int], Rows]:

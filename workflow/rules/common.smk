@@ -1,4 +1,6 @@
 # Helpers of the rules: the configuration, where files lie, and what a rule's code is.
+import re
+import sys
 from pathlib import Path
 
 from circuit_phases.captions import caption
@@ -7,6 +9,7 @@ from circuit_phases.configuration import TABLES_SECTION, parse_configuration
 from circuit_phases.claims import TABLES as CLAIM_TABLES
 from circuit_phases.figures import ANIMATIONS, FINDINGS, RUN_DRAWINGS, UNTRAINED_TABLES
 from circuit_phases.files import UserError, require_writable
+from circuit_phases.logs import failures
 from circuit_phases.tables import DATASET_TABLES
 from snakemake.exceptions import WorkflowError
 
@@ -56,6 +59,12 @@ ANIMATION_NAMES, FINDING_NAMES = (
 FIGURE_NAMES = [
     name for name in configuration.figures_in_scope if name not in ANIMATION_NAMES
 ]
+
+
+def failed_job_logs(snakemake_log):
+    """The logs of the jobs that Snakemake says have failed, each once."""
+    told = re.findall(r"^ +log: (.+) \(check log", Path(snakemake_log).read_text(), re.M)
+    return [Path(path) for path in dict.fromkeys(", ".join(told).split(", ")) if path]
 
 
 def any_of(names):
