@@ -69,6 +69,17 @@ class Project:
             text=True,
         )
 
+    def circuit_phases(self, *arguments: str) -> str:
+        outcome = subprocess.run(
+            [sys.executable, "-c", "from circuit_phases.command_line import main; main()", *arguments],
+            cwd=self.folder,
+            env=os.environ | {"PYTHONPATH": str(self.folder / "src"), "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+        )
+        assert outcome.returncode == 0, outcome.stderr
+        return outcome.stdout
+
     def stale(self, *targets: str) -> Counter[str]:
         """The rules that a dry run would run, and how often, target rules left out."""
         outcome = self.snakemake("--dry-run", *targets)
@@ -273,6 +284,59 @@ def test_a_damaged_table_is_named(project: Project) -> None:
         path.write_bytes(before)
     assert outcome.returncode != 0
     assert "circuits.parquet is damaged" in outcome.stdout + outcome.stderr
+    log = "results/logs/table/circuits.log"
+    # Snakemake ends with where its own log is; before that comes what failed, why, and how to look further.
+    *_, last, _ = re.split(r"^(?=results/logs/|Complete log)", outcome.stderr, flags=re.MULTILINE)
+    assert last.startswith(f"{log}:\n")
+    assert "circuits.parquet is damaged" in last
+    assert last.endswith(f"less '{log}'\n\nTo look further: circuit-phases status\n")
+    told = project.circuit_phases("status")
+    assert "Trainings: 4 done" in told
+    assert f"{log}:" in told
+    assert project.snakemake("results/tables/circuits.parquet", "--forcerun", "table").returncode == 0
+    assert log not in project.circuit_phases("status")
+
+
+@pytest.fixture
+def copy(project: Project, tmp_path: Path) -> Project:
+    """A copy of the finished project, to take things away from."""
+    return Project(Path(shutil.copytree(project.folder, tmp_path / "copy", symlinks=True)))
+
+
+def test_checkpoints_can_be_removed_without_making_anything_stale(copy: Project) -> None:
+    checkpoints = list(copy.folder.glob("results/runs/*/*/checkpoints"))
+    assert len(checkpoints) == 4
+    assert "Would remove 4" in copy.circuit_phases("clean", "checkpoints", "--dry-run")
+    assert "Would remove 2" in copy.circuit_phases("clean", "checkpoints", "base", "--dry-run")
+    assert all(folder.exists() for folder in checkpoints)
+    assert "Removed 4" in copy.circuit_phases("clean", "checkpoints")
+    assert not any(folder.exists() for folder in checkpoints)
+    assert not copy.stale()
+    assert "Trainings: 4 done" in copy.circuit_phases("status")
+
+
+def test_the_results_of_one_experiment_can_be_removed_and_those_it_shares_stay(copy: Project) -> None:
+    before = {path for path in copy.folder.glob("results/**/*") if path.is_file()}
+    copy.circuit_phases("clean", "results", "own_sweep")
+    removed = before - {path for path in copy.folder.glob("results/**/*") if path.is_file()}
+    # T = 3 is base, and stays.
+    assert removed
+    assert all("T=2" in str(path) or path.name.startswith("own_sweep.") for path in removed)
+    assert copy.stale("own_sweep") == {"dataset": 1, "train": 1, "circuits": 1, "theory": 1, "phases": 1, "figure": 1}
+    without = {name: value for name, value in CONFIG["experiments"].items() if name != "own_sweep"}
+    with copy.configured(CONFIG | {"experiments": without}):
+        assert "train" not in copy.stale()
+
+
+def test_trainings_of_no_experiment_can_be_removed_and_disk_use_names_them(copy: Project) -> None:
+    without = {name: value for name, value in CONFIG["experiments"].items() if name != "own_sweep"}
+    assert "runs of no experiment 0 bytes" in copy.circuit_phases("disk")
+    with copy.configured(CONFIG | {"experiments": without}):
+        assert re.search(r"runs of no experiment \d+\.\d kB", copy.circuit_phases("disk"))
+        assert "T=2" in copy.circuit_phases("clean", "unused")
+        assert "runs of no experiment 0 bytes" in copy.circuit_phases("disk")
+    assert not list(copy.folder.glob("results/runs/*T=2*"))
+    assert len(list(copy.folder.glob("results/runs/*/*/training.parquet"))) == 3
 
 
 NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
