@@ -146,7 +146,7 @@ def test_the_phase_so_far_is_that_of_the_last_plateau(configuration: Configurati
         ]
         progress.clear()
         nothing = torch.empty(0)
-        progress.save(State(rows[-1]["step"], 1.0, {}, nothing, nothing.long(), speed=50.0), rows)
+        progress.save(State(rows[-1]["step"], 1.0, {}, nothing, nothing.long()), rows)
         return trainings(configuration)[0]
 
     climb, first, second = np.linspace(0.25, 0.4, 20), np.full(80, 0.4), np.linspace(0.4, 0.6, 30)
@@ -154,4 +154,4 @@ def test_the_phase_so_far_is_that_of_the_last_plateau(configuration: Configurati
     assert stand_at(np.concatenate([climb, first])).phase == "1"
     climbing = stand_at(np.concatenate([climb, first, second]))
     assert climbing.phase == "after 1"
-    assert (climbing.step, climbing.speed, climbing.accuracy) == (1290, 50.0, pytest.approx(0.6))
+    assert (climbing.step, climbing.accuracy) == (1290, pytest.approx(0.6))

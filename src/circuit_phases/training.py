@@ -167,7 +167,7 @@ class _Run:
         self.trainer = Trainer(settings, member.world, member.evaluation, member.seed, device)
         self.settings, self.seed, self.folder = settings, member.seed, member.folder
         self.step, self.done = 0, False
-        self._seconds, self._since, self._since_step = 0.0, time.monotonic(), 0
+        self._seconds, self._since = 0.0, time.monotonic()
         self._losses: list[Tensor] = []
         self._corrects: list[Tensor] = []
         identity = {"run": settings.name, "seed": str(self.seed), "code": code_digest("trainer")}
@@ -190,7 +190,7 @@ class _Run:
         for name, tensor in state.parameters.items():
             self.trainer.parameters[name].copy_(tensor)
         self.step, self.done = step, self._nothing_left(step)
-        self._seconds, self._since, self._since_step = state.seconds, time.monotonic(), step
+        self._seconds, self._since = state.seconds, time.monotonic()
         self._losses, self._corrects = list(state.losses), list(state.corrects)
 
     def stepped(self, step: int, loss: Tensor, correct: Tensor) -> None:
@@ -209,13 +209,10 @@ class _Run:
     def save(self) -> None:
         """Save all that is needed to continue from this step."""
         now = time.monotonic()
-        passed = now - self._since
-        speed = (self.step - self._since_step) / passed if passed else 0.0
-        self._seconds, self._since, self._since_step = self._seconds + passed, now, self.step
+        self._seconds, self._since = self._seconds + now - self._since, now
         losses = torch.stack(self._losses) if self._losses else torch.empty(0)
         corrects = torch.stack(self._corrects) if self._corrects else torch.empty(0, dtype=torch.long)
-        state = State(self.step, self._seconds, self.trainer.parameters, losses, corrects, speed)
-        self._saved.save(state, self._rows)
+        self._saved.save(State(self.step, self._seconds, self.trainer.parameters, losses, corrects), self._rows)
 
     def finish(self) -> None:
         """Put the finished run into its place."""
