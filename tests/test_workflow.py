@@ -274,33 +274,29 @@ def test_a_wrong_config_is_told_in_one_line(project: Project, values: dict, told
     assert "Traceback" not in text
 
 
-def test_a_damaged_table_is_named(project: Project) -> None:
-    path = project.folder / "results" / "runs" / INDUCTION / "seed-0" / "circuits.parquet"
-    before = path.read_bytes()
-    path.write_bytes(before[: len(before) // 2])
-    try:
-        outcome = project.snakemake("--forcerun", "figure", "--", "results/tables/circuits.parquet")
-    finally:
-        path.write_bytes(before)
-    assert outcome.returncode != 0
-    assert "circuits.parquet is damaged" in outcome.stdout + outcome.stderr
-    log = "results/logs/table/circuits.log"
-    # Snakemake ends with where its own log is; before that comes what failed, why, and how to look further.
-    *_, last, _ = re.split(r"^(?=results/logs/|Complete log)", outcome.stderr, flags=re.MULTILINE)
-    assert last.startswith(f"{log}:\n")
-    assert "circuits.parquet is damaged" in last
-    assert last.endswith(f"less '{log}'\n\nTo look further: circuit-phases status\n")
-    told = project.circuit_phases("status")
-    assert "Trainings: 4 done" in told
-    assert f"{log}:" in told
-    assert project.snakemake("results/tables/circuits.parquet", "--forcerun", "table").returncode == 0
-    assert log not in project.circuit_phases("status")
-
-
 @pytest.fixture
 def copy(project: Project, tmp_path: Path) -> Project:
     """A copy of the finished project, to take things away from."""
     return Project(Path(shutil.copytree(project.folder, tmp_path / "copy", symlinks=True)))
+
+
+def test_a_damaged_table_is_named_and_the_message_ends_with_how_to_look_further(copy: Project) -> None:
+    path = copy.folder / "results" / "runs" / INDUCTION / "seed-0" / "circuits.parquet"
+    before = path.read_bytes()
+    path.write_bytes(before[: len(before) // 2])
+    outcome = copy.snakemake("--forcerun", "table", "--", "results/tables/circuits.parquet")
+    assert outcome.returncode != 0
+    log = "results/logs/table/circuits.log"
+    # After it, Snakemake says only where its own log is.
+    message = re.findall(rf"^{log}:\n.*?^(?=Complete log)", outcome.stderr, flags=re.DOTALL | re.MULTILINE)[-1]
+    assert "circuits.parquet is damaged" in message
+    assert message.endswith(f"less '{log}'\n\nTo look further: circuit-phases status\n")
+    told = copy.circuit_phases("status")
+    assert "Trainings: 4 done" in told
+    assert f"{log}:" in told
+    path.write_bytes(before)
+    assert copy.snakemake("results/tables/circuits.parquet").returncode == 0
+    assert log not in copy.circuit_phases("status")
 
 
 def test_checkpoints_can_be_removed_without_making_anything_stale(copy: Project) -> None:

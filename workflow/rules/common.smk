@@ -61,9 +61,10 @@ FIGURE_NAMES = [
 ]
 
 
-def failed_job_logs(snakemake_log):
+def failed_job_logs(snakemake_logs):
     """The logs of the jobs that Snakemake says have failed, each once."""
-    told = re.findall(r"^ +log: (.+) \(check log", Path(snakemake_log).read_text(), re.M)
+    told = "".join(Path(path).read_text() for path in snakemake_logs)
+    told = re.findall(r"^ +log: (.+) \(check log", told, re.MULTILINE)
     return [Path(path) for path in dict.fromkeys(", ".join(told).split(", ")) if path]
 
 
