@@ -20,21 +20,21 @@ from circuit_phases.files import LOCK, UserError
 from circuit_phases.logs import job_log
 from circuit_phases.paths import PARTIAL, STATE, Paths
 from circuit_phases.run_in_progress import RunInProgress, State
-from circuit_phases.sequences import evaluation_set
 from circuit_phases.settings import RunSettings
+from circuit_phases.splits import evaluation_set
 from circuit_phases.status import TrainingStatus, trainings
 from circuit_phases.tables import THEORY, table_from_rows, write_table
 from circuit_phases.training import Member, train_together
 from circuit_phases.world import World
 
-TINY = {"T": 2, "K": 8, "L": 4, "N": 2, "D": 11, "P": 5, "evaluation_sequences": 64, "evaluation_interval": 10}
+TINY = {"T": 2, "K": 8, "L": 4, "N": 2, "D": 11, "P": 5, "evaluation_sequences": 64, "ability_sequences": 0}
 LONG = 4_990  # the longest that is not compiled
 
 
 @pytest.fixture
 def configuration(tmp_path: Path) -> Configuration:
     """Two seeds of a training, in a folder of their own."""
-    experiments = {"base": {"set": TINY | {"max_steps": LONG}, "seeds": 2}}
+    experiments = {"base": {"set": TINY | {"evaluation_interval": 10, "max_steps": LONG}, "seeds": 2}}
     return parse_configuration({"results": str(tmp_path), "experiments": experiments, "figures": {}})
 
 
