@@ -85,8 +85,17 @@ def results_of(configuration: Configuration, experiments: Sequence[str]) -> list
         *mine,
         *(file for folder in mine for file in _jobs_of(results, folder)),
         *(world for name in experiments for world in sorted(worlds[name] - worlds_kept)),
-        *(file for name in figures for file in sorted((results / "figures").glob(f"{name}.*"))),
-        *(results / "tables" / f"{name}.parquet" for name in figures),
+        *(
+            file
+            for name in figures
+            for pattern in (
+                f"figures/{name}.*",
+                f"tables/{name}.parquet",
+                f"logs/*/{name}.log",
+                f"benchmarks/*/{name}.tsv",
+            )
+            for file in sorted(results.glob(pattern))
+        ),
     ]
     return [path for path in dict.fromkeys(found) if path.exists()]
 
