@@ -69,22 +69,21 @@ def _status(configuration: Configuration, everything: bool) -> RenderableType:
 
 
 def _table(rows: list[TrainingStatus]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("run", overflow="fold")
-    for name in ("seed", "state", "step", "steps/s", "accuracy", "phase", "left at most", "where"):
-        table.add_column(name, justify="left" if name in ("state", "phase", "where") else "right")
+    """A row per training, within eighty columns."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("run, seed", overflow="fold", min_width=16)
+    for name in ("state", "step", "steps/s", "accuracy", "phase", "left"):
+        table.add_column(name, no_wrap=True, justify="left" if name in ("state", "phase") else "right")
     for one in rows:
         left = one.seconds_left
         table.add_row(
-            one.run,
-            str(one.seed),
-            Text(one.state, style=COLOURS.get(one.state, "")),
-            "-" if one.step is None else f"{one.step:,} of {one.max_steps:,}",
+            f"{one.run}, {one.seed}",
+            Text("\n".join(filter(None, [one.state, one.place])), style=COLOURS.get(one.state, "")),
+            "-" if one.step is None else f"{one.step:,} {one.step / one.max_steps:4.0%}",
             "-" if one.speed is None or one.state != "running" else f"{one.speed:,.0f}",
             "-" if one.accuracy is None else f"{one.accuracy:.3f}",
             one.phase or "-",
             "-" if left is None else str(timedelta(seconds=round(left))),
-            one.place or "",
         )
     return table
 
