@@ -70,7 +70,7 @@ def _status(configuration: Configuration, everything: bool) -> RenderableType:
 
 def _table(rows: list[TrainingStatus]) -> Table:
     """A row per training, within eighty columns."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("run, seed", overflow="fold", min_width=16)
     for name in ("state", "step", "steps/s", "accuracy", "phase", "left"):
         table.add_column(name, no_wrap=True, justify="left" if name in ("state", "phase") else "right")
