@@ -3,10 +3,14 @@ PYTHON ?= python3
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := .venv/bin
 
-.PHONY: quickstart test benchmark faults test-slurm docs format schema setup reference clean
+.PHONY: quickstart report test benchmark faults test-slurm docs format schema setup reference clean
 
 quickstart: setup
 	$(BIN)/snakemake -j$(CORES) headline tables --config scope=headline seeds_limit=2
+
+# One HTML file with every figure, its caption and the tables, of what `snakemake` has made.
+report: setup
+	$(BIN)/snakemake --report results/report.html
 
 test: setup
 	$(BIN)/ruff format --check .

@@ -7,6 +7,9 @@ min_version("9.0")
 configfile: "config.yaml"
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/dataset.smk"
 include: "workflow/rules/train.smk"
@@ -17,6 +20,11 @@ include: "workflow/rules/claims.smk"
 include: "workflow/rules/llm_common.smk"
 include: "workflow/rules/llm.smk"
 include: "workflow/rules/remote.smk"
+include: "workflow/rules/report.smk"
+
+
+onerror:
+    print(failures(failed_job_logs(log)), file=sys.stderr)
 
 
 rule all:
@@ -27,3 +35,4 @@ rule all:
         rules.animations.input,
         rules.findings.input,
         rules.llm.input,
+        rules.report_pages.output,

@@ -18,8 +18,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from circuit_phases import tables
+from circuit_phases.claims import CLAIMS
 from circuit_phases.settings import RunSettings
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +46,7 @@ CONFIG: dict[str, Any] = {
         "film": {"experiment": "base", "draw": "animation"},
     },
     "headline": ["fig04"],
+    "report": {"Circuits": {"fig04": "Which metric *rises* first."}},
 }
 INDUCTION = RunSettings.from_parameters(**CONFIG["defaults"], T=1, p_B=1).name
 
@@ -57,8 +60,8 @@ class Project:
 
     folder: Path
 
-    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
+    def snakemake(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"} | environment
         return subprocess.run(
             [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
             cwd=self.folder,
@@ -66,6 +69,17 @@ class Project:
             capture_output=True,
             text=True,
         )
+
+    def circuit_phases(self, *arguments: str) -> str:
+        outcome = subprocess.run(
+            [sys.executable, "-c", "from circuit_phases.command_line import main; main()", *arguments],
+            cwd=self.folder,
+            env=os.environ | {"PYTHONPATH": str(self.folder / "src"), "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+        )
+        assert outcome.returncode == 0, outcome.stderr
+        return outcome.stdout
 
     def stale(self, *targets: str) -> Counter[str]:
         """The rules that a dry run would run, and how often, target rules left out."""
@@ -356,13 +370,138 @@ def test_a_wrong_config_is_told_in_one_line(project: Project, values: dict, told
     assert "Traceback" not in text
 
 
-def test_a_damaged_table_is_named(project: Project) -> None:
-    path = project.folder / "results" / "runs" / INDUCTION / "seed-0" / "circuits.parquet"
+@pytest.fixture
+def copy(project: Project, tmp_path: Path) -> Project:
+    """A copy of the finished project, to take things away from."""
+    return Project(Path(shutil.copytree(project.folder, tmp_path / "copy", symlinks=True)))
+
+
+def test_a_damaged_table_is_named_and_the_message_ends_with_how_to_look_further(copy: Project) -> None:
+    path = copy.folder / "results" / "runs" / INDUCTION / "seed-0" / "circuits.parquet"
     before = path.read_bytes()
     path.write_bytes(before[: len(before) // 2])
-    try:
-        outcome = project.snakemake("--forcerun", "figure", "--", "results/tables/circuits.parquet")
-    finally:
-        path.write_bytes(before)
+    outcome = copy.snakemake("--forcerun", "table", "--", "results/tables/circuits.parquet")
     assert outcome.returncode != 0
-    assert "circuits.parquet is damaged" in outcome.stdout + outcome.stderr
+    log = "results/logs/table/circuits.log"
+    # After it, Snakemake says only where its own log is.
+    message = re.findall(rf"^{log}:\n.*?^(?=Complete log)", outcome.stderr, flags=re.DOTALL | re.MULTILINE)[-1]
+    assert "circuits.parquet is damaged" in message
+    assert message.endswith(f"less '{log}'\n\nTo look further: circuit-phases status\n")
+    told = copy.circuit_phases("status")
+    assert "Trainings: 4 done" in told
+    assert f"{log}:" in told
+    path.write_bytes(before)
+    assert copy.snakemake("results/tables/circuits.parquet").returncode == 0
+    assert log not in copy.circuit_phases("status")
+
+
+def test_checkpoints_can_be_removed_without_making_anything_stale(copy: Project) -> None:
+    checkpoints = list(copy.folder.glob("results/runs/*/*/checkpoints"))
+    assert len(checkpoints) == 4
+    assert "Would remove 4" in copy.circuit_phases("clean", "checkpoints", "--dry-run")
+    assert "Would remove 2" in copy.circuit_phases("clean", "checkpoints", "base", "--dry-run")
+    assert all(folder.exists() for folder in checkpoints)
+    assert "Removed 4" in copy.circuit_phases("clean", "checkpoints")
+    assert not any(folder.exists() for folder in checkpoints)
+    assert not copy.stale()
+    assert "Trainings: 4 done" in copy.circuit_phases("status")
+
+
+def test_the_results_of_one_experiment_can_be_removed_and_those_it_shares_stay(copy: Project) -> None:
+    before = {path for path in copy.folder.glob("results/**/*") if path.is_file()}
+    copy.circuit_phases("clean", "results", "own_sweep")
+    removed = before - {path for path in copy.folder.glob("results/**/*") if path.is_file()}
+    # T = 3 is base, and stays.
+    assert removed
+    assert all("T=2" in str(path) or path.name.startswith("own_sweep.") for path in removed)
+    assert copy.stale("own_sweep") == {"dataset": 1, "train": 1, "circuits": 1, "theory": 1, "phases": 1, "figure": 1}
+    without = {name: value for name, value in CONFIG["experiments"].items() if name != "own_sweep"}
+    with copy.configured(CONFIG | {"experiments": without}):
+        assert "train" not in copy.stale()
+
+
+def test_trainings_of_no_experiment_can_be_removed_and_disk_use_names_them(copy: Project) -> None:
+    without = {name: value for name, value in CONFIG["experiments"].items() if name != "own_sweep"}
+    assert "runs of no experiment 0 bytes" in copy.circuit_phases("disk")
+    with copy.configured(CONFIG | {"experiments": without}):
+        assert re.search(r"runs of no experiment \d+\.\d kB", copy.circuit_phases("disk"))
+        assert "T=2" in copy.circuit_phases("clean", "unused")
+        assert "runs of no experiment 0 bytes" in copy.circuit_phases("disk")
+    assert not list(copy.folder.glob("results/runs/*T=2*"))
+    assert len(list(copy.folder.glob("results/runs/*/*/training.parquet"))) == 3
+
+
+NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    """A headless Chromium."""
+    with sync_playwright() as playwright:
+        found = shutil.which("chromium-headless-shell") or shutil.which("chromium") or shutil.which("google-chrome")
+        if found is None and not Path(playwright.chromium.executable_path).exists():
+            pytest.skip("no Chromium here: apt-get install chromium-headless-shell, or playwright install chromium")
+        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def results_of(page: Page) -> Iterator[tuple[str, str]]:
+    """Section and name of every result in an open report; each stands open in the page, its caption beside it."""
+    sections = page.locator("nav ul", has_text="Results").get_by_text(re.compile(r"^\d+\. ")).all_inner_texts()
+    for section in sections:
+        page.get_by_text(section, exact=True).click()
+        for name in page.locator("nav tbody tr").all_inner_texts():
+            row = page.locator("nav tbody tr", has=page.get_by_text(name.strip(), exact=True))
+            row.locator("a").first.click()
+            row.locator("a").last.click()
+            yield section, name.strip()
+            page.get_by_text(section, exact=True).click()
+        page.get_by_text("Results", exact=True).click()
+
+
+def test_the_report_is_one_page_that_shows_everything_without_a_network(project: Project, browser: Browser) -> None:
+    outcome = project.snakemake("--report", "results/report.html", **NO_NETWORK)
+    assert outcome.returncode == 0, outcome.stderr
+    page = browser.new_page()
+    errors, requests = [], []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto((project.folder / "results" / "report.html").as_uri())
+    shown, captions, frames = [], {}, {}
+    for section, name in results_of(page):
+        shown.append((section, name))
+        captions[name] = page.locator("nav .prose").inner_text()
+        inside = page.frame_locator("iframe") if page.locator("iframe").count() else page
+        if inside is not page:
+            frames[name] = inside.locator("body").inner_text()
+        if not section.endswith("Tables"):
+            image = inside.locator("div.p-3 > img, body > img")
+            assert image.evaluate("async image => { await image.decode(); return image.naturalWidth }") > 300
+    figures = ["census", "fig01", "fig02", "fig12", "fig14", "film", "own_sweep"]
+    tables_shown = ["ceilings", "claims", "provenance", "run times"]
+    assert shown == [
+        *(("0. Tables", name) for name in tables_shown),
+        ("1. Circuits", "fig04"),
+        *(("2. Other experiments", name) for name in figures),
+    ]
+    assert captions["fig04"].startswith("Which metric rises first.")
+    assert "Phase 1 (NCC): Bigram in both layers." in captions["fig04"]
+    assert re.search(r"base: paper, K=8, .*seed 0, 1", captions["fig04"], flags=re.DOTALL)
+    assert all(captions.values())
+    assert all(claim.paper in frames["claims"] for claim in CLAIMS)
+    assert len(frames["ceilings"].split("seed")) > 1
+    assert "4 trainings" in frames["run times"]
+    assert "class_frequencies:" in frames["provenance"]
+    assert not errors
+    assert not [url for url in requests if not url.startswith(("file:", "data:"))]
+
+
+def test_a_changed_caption_reruns_nothing_and_is_in_the_next_report(project: Project) -> None:
+    changed = CONFIG | {"report": {"Metrics": {"fig04": "Something else to look at."}}}
+    with project.configured(changed):
+        assert not project.stale()
+        outcome = project.snakemake("--report", "results/report.html")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "Something else to look at." in (project.folder / "results" / "report.html").read_text()

@@ -1,4 +1,4 @@
-"""One step of the workflow by hand: `circuit-phases train --set T=2 --seed 0 --results results`."""
+"""One step by hand (`circuit-phases train --set T=2 --seed 0`), and the state and care of what the workflow makes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from rich.filesize import decimal
 
-from circuit_phases import stages
-from circuit_phases.configuration import DEVICES, one_line
+from circuit_phases import cleanup, stages
+from circuit_phases.configuration import DEVICES, Configuration, load_configuration, one_line
 from circuit_phases.files import UserError
 from circuit_phases.logs import job_log
 from circuit_phases.paths import Paths
 from circuit_phases.phases import PhaseSettings
 from circuit_phases.settings import RuleBroken, RunSettings
+from circuit_phases.views import show_disk_use, show_status
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,6 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with job_log():
         if options.step == "compare":
             raise SystemExit(stages.compare_tables(options.mine, options.reference, options.table))
+        if options.step in _RESULTS:
+            configuration = load_configuration(options.configfile, **_assigned("--config", options.config))
+            _RESULTS[options.step](configuration, options)
+            return
         settings = _settings(options.variant, options.set)
         paths = Paths(options.results)
         _STEPS[options.step](settings, options.seed, paths, options)
@@ -62,6 +68,35 @@ def _analyze(settings: RunSettings, seed: int, paths: Paths, options: argparse.N
 _STEPS = {"dataset": _dataset, "train": _train, "analyze": _analyze}
 
 
+def _status(configuration: Configuration, options: argparse.Namespace) -> None:
+    show_status(configuration, options.all, options.watch)
+
+
+def _disk(configuration: Configuration, _: argparse.Namespace) -> None:
+    show_disk_use(configuration)
+
+
+def _clean(configuration: Configuration, options: argparse.Namespace) -> None:
+    if options.what == "results" and not options.experiments:
+        raise UserError("clean results: name the experiments, such as fig16.")
+    if options.what == "unused" and options.experiments:
+        raise UserError("clean unused: takes no experiments; it removes what belongs to none.")
+    paths = {
+        "checkpoints": lambda: cleanup.unneeded_checkpoints(configuration, options.experiments),
+        "results": lambda: cleanup.results_of(configuration, options.experiments),
+        "unused": lambda: cleanup.unused_runs(configuration),
+    }[options.what]()
+    size = decimal(cleanup.size(paths))
+    for path in paths:
+        print(path)
+    if not options.dry_run:
+        cleanup.remove(paths)
+    print(f"{'Would remove' if options.dry_run else 'Removed'} {len(paths)} files and folders, {size}.")
+
+
+_RESULTS = {"status": _status, "disk": _disk, "clean": _clean}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="circuit-phases", description=__doc__)
     steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
@@ -79,7 +114,31 @@ def _parser() -> argparse.ArgumentParser:
             step.add_argument("--device", choices=DEVICES, default="auto", help="device to train on")
         step.add_argument("--threads", type=int, default=1, help="threads to use")
     _add_compare(steps)
+    _add_results(steps)
     return parser
+
+
+def _add_results(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    commands = {
+        "status": "which trainings run, how far they are, and what failed and why",
+        "disk": "disk use by experiment",
+        "clean": "remove checkpoints of analysed trainings, the results of experiments, or trainings of no experiment",
+    }
+    for name, meaning in commands.items():
+        step = steps.add_parser(name, help=meaning, description=meaning)
+        step.add_argument("--configfile", type=Path, default=Path("config.yaml"), metavar="FILE", help="config.yaml")
+        step.add_argument(
+            "--config", nargs="*", default=[], metavar="KEY=VALUE", help="as given to snakemake, such as scope=headline"
+        )
+        if name == "status":
+            step.add_argument("--all", action="store_true", help="list the trainings that are done or waiting too")
+            step.add_argument(
+                "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="look again every so often (5)"
+            )
+        if name == "clean":
+            step.add_argument("what", choices=("checkpoints", "results", "unused"), help="what to remove")
+            step.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="only what these alone use")
+            step.add_argument("-n", "--dry-run", action="store_true", help="only list what would be removed")
 
 
 def _add_compare(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -95,13 +154,17 @@ def _add_compare(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _settings(variant: str, assignments: Sequence[str]) -> RunSettings:
-    parameters: dict[str, Any] = {}
+    try:
+        return RunSettings.from_parameters(variant, **_assigned("--set", assignments))
+    except (ValidationError, RuleBroken) as error:
+        raise UserError(f"--set: {one_line(error)}") from error
+
+
+def _assigned(option: str, assignments: Sequence[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
-            raise UserError(f"--set {assignment}: write KEY=VALUE, such as T=2.")
-        parameters[key] = yaml.safe_load(value)
-    try:
-        return RunSettings.from_parameters(variant, **parameters)
-    except (ValidationError, RuleBroken) as error:
-        raise UserError(f"--set: {one_line(error)}") from error
+            raise UserError(f"{option} {assignment}: write KEY=VALUE, such as T=2.")
+        values[key] = yaml.safe_load(value)
+    return values

@@ -19,6 +19,8 @@ from circuit_phases.phases import PhaseSettings
 from circuit_phases.settings import GROUPS, Natural, Positive, RuleBroken, RunSettings, Settings, nearest
 
 DEVICES = ("auto", "cpu", "cuda")
+TABLES_SECTION, OTHER_SECTION = "Tables", "Other experiments"
+"""The first and the last section of the report: of tables, and of the figures that no section names."""
 
 
 class Experiment(Settings):
@@ -109,6 +111,10 @@ class Configuration(Settings):
     experiments: dict[str, Experiment] = Field(description="the experiments, by name")
     figures: dict[str, FigureEntry] = Field(description="the figures, by name")
     headline: tuple[str, ...] = Field((), description="the figures of the target headline")
+    report: dict[str, dict[str, str]] = Field(
+        {},
+        description="sections of the report, in order: their figures, and in reStructuredText what to look at in each",
+    )
     phases: PhaseSettings = Field(PhaseSettings(), description="how phases are told apart")
     llm: LlmSettings = Field(LlmSettings(), description="the circuits in language models")
 
@@ -139,6 +145,19 @@ class Configuration(Settings):
         for name in self.headline:
             if name not in self.figures:
                 raise RuleBroken(f"headline: {name} is not in figures{nearest(name, self.figures)}.")
+        return self
+
+    @model_validator(mode="after")
+    def _the_report_is_of_figures(self) -> Self:
+        known = {*self.figures, *self.experiments, *LLM_FIGURES}
+        places: dict[str, str] = {}
+        for section, captions in self.report.items():
+            for name in captions:
+                if name not in known:
+                    raise RuleBroken(f"report.{section}: {name} is not in figures{nearest(name, known)}.")
+                if name in places:
+                    raise RuleBroken(f"report.{section}: {name} stands in {places[name]!r} too. Remove one.")
+                places[name] = section
         return self
 
     @model_validator(mode="after")
@@ -181,6 +200,17 @@ class Configuration(Settings):
     def drawing(self, figure: str) -> str:
         """The drawing that a figure uses."""
         return self.figures_in_scope[figure].draw or figure
+
+    def section(self, figure: str) -> str:
+        """The section of the report that a figure stands in, with its number."""
+        return self.numbered_section(
+            next((title for title, captions in self.report.items() if figure in captions), OTHER_SECTION)
+        )
+
+    def numbered_section(self, title: str) -> str:
+        """The title of a section with its number, by which the report sorts."""
+        titles = [TABLES_SECTION, *self.report, OTHER_SECTION]
+        return f"{titles.index(title):0{len(str(len(titles) - 1))}d}. {title}"
 
     @property
     def figures_in_scope(self) -> dict[str, FigureEntry]:
@@ -258,8 +288,8 @@ class RunSeed:
         return self.settings.dataset_name(self.seed)
 
 
-def load_configuration(path: Path | str) -> Configuration:
-    """Read and check a config file.
+def load_configuration(path: Path | str, **changes: Any) -> Configuration:
+    """Read and check a config file, with some of its top-level values changed.
 
     Raises:
         UserError: one line with the key, the value and the way out.
@@ -271,7 +301,7 @@ def load_configuration(path: Path | str) -> Configuration:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())}).") from error
-    return parse_configuration(values, str(path))
+    return parse_configuration(values | changes if isinstance(values, dict) else values, str(path))
 
 
 def parse_configuration(values: Any, source: str = "config.yaml") -> Configuration:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
+"""In a folder that a job keeps to itself."""
 
 
 class UserError(Exception):
@@ -55,6 +59,16 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all.
+
+    Raises:
+        UserError: if the folder cannot be made or written to, or the disk is full.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder beside `folder`; on success it takes its place.
@@ -86,7 +100,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: if another process holds it, or the folder cannot be written to.
     """
-    path = folder / ".lock"
+    path = folder / LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, timeout=0)
@@ -100,9 +114,39 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
+        _sign(path, f"{socket.gethostname()} {os.getpid()}\n")
         yield
     finally:
+        _sign(path, "")
         lock.release()
+
+
+def holder(folder: Path) -> tuple[str, int] | None:
+    """Host and process that keep a folder to themselves, or died doing so; asking disturbs nobody."""
+    try:
+        host, process = (folder / LOCK).read_text().split()
+        return host, int(process)
+    except (OSError, ValueError):
+        return None
+
+
+def is_running(host: str, process: int) -> bool | None:
+    """Whether a process is there; None where that cannot be known, on another host."""
+    if host != socket.gethostname():
+        return None
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _sign(lock: Path, text: str) -> None:
+    """Say in a lock's file who holds it; the lock holds without."""
+    with suppress(OSError):
+        lock.write_text(text)
 
 
 def require_writable(folder: Path) -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from circuit_phases.files import UserError
+
+logger = logging.getLogger(__name__)
+
+FAILED = "The job failed. To look further:"
+"""How the log of a job that failed ends."""
 
 
 @contextmanager
@@ -25,11 +30,13 @@ def job_log(path: Path | str | None = None) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        logging.getLogger(__name__).error("%s", error)
+        logger.error("%s", error)
+        _say_where_to_look(path)
         raise SystemExit(1) from None
     except Exception:
         if path is not None:
-            logging.getLogger(__name__).exception("Unexpected failure; this is a defect worth reporting.")
+            logger.exception("Unexpected failure; this is a defect worth reporting.")
+            _say_where_to_look(path)
             raise SystemExit(1) from None
         raise
 
@@ -48,10 +55,36 @@ def thread_log(path: Path | str) -> Iterator[None]:
         yield
     except UserError as error:
         logger.error("%s", error)
+        _say_where_to_look(path)
         raise
     except Exception:
         logger.exception("Unexpected failure; this is a defect worth reporting.")
+        _say_where_to_look(path)
         raise
     finally:
         logger.removeHandler(handler)
         handler.close()
+
+
+def last_lines(log: Path, count: int) -> list[str]:
+    """The last lines of a log that say something, as many as there are."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 400 * (count + 1)))
+        lines = file.read().decode(errors="replace").splitlines()
+    return [line for line in lines if line.strip()][-count:]
+
+
+def failed(log: Path) -> bool:
+    """Whether the job of a log failed by itself; one that was killed had no time to say so."""
+    return any(line.startswith(FAILED) for line in last_lines(log, 1))
+
+
+def failures(logs: Iterable[Path]) -> str:
+    """The last lines of some logs, and the command that shows more."""
+    parts = [f"{log}:\n" + "".join(f"    {line}\n" for line in last_lines(log, 6)) for log in logs if log.exists()]
+    return "\n".join([*parts, "To look further: circuit-phases status"])
+
+
+def _say_where_to_look(path: Path | str | None) -> None:
+    if path is not None:
+        logger.error("%s less '%s'", FAILED, path)

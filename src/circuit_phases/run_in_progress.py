@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from circuit_phases.checkpoints import checkpoint_file, load_tensors, save_tensors
 from circuit_phases.files import UserError, replacing_folder
+from circuit_phases.paths import PARTIAL, ROWS, STATE
 from circuit_phases.tables import TRAINING, read_table, table_from_rows, write_table
 
 logger = logging.getLogger(__name__)
@@ -49,11 +51,12 @@ class RunInProgress:
     """
 
     def __init__(self, folder: Path, identity: dict[str, str]) -> None:
-        self.folder = folder / "partial"
+        self.folder = folder / PARTIAL
         self.identity = identity
         self.checkpoints = self.folder / "checkpoints"
-        self._folder_of_rows = self.folder / "rows"
-        self._state = self.folder / "state.safetensors"
+        self._folder_of_rows = self.folder / ROWS
+        self._state = self.folder / STATE
+        self._last = (0, time.monotonic())
 
     def save_checkpoint(self, step: int, parameters: dict[str, Tensor]) -> None:
         """Save the weights at a step."""
@@ -65,7 +68,11 @@ class RunInProgress:
         self._save_segment([row for row in rows if saved < row["step"] <= state.evaluated], saved + 1, state.evaluated)
         tensors = {PREFIX + name: tensor for name, tensor in state.parameters.items()}
         tensors |= {"losses": state.losses, "corrects": state.corrects}
-        metadata = {"step": str(state.step), "seconds": str(round(state.seconds, 1))}
+        metadata = {
+            "step": str(state.step),
+            "seconds": str(round(state.seconds, 1)),
+            "speed": f"{self._speed(state.step):.3g}",
+        }
         save_tensors(self._state, tensors, self.identity | metadata)
 
     def resumable(self, checkpoint_steps: list[int], interval: int) -> tuple[list[int], Rows]:
@@ -86,6 +93,7 @@ class RunInProgress:
 
     def go_to(self, step: int, rows: Rows) -> State:
         """The state at a step that the run can continue from; of the rows, those up to it stay saved."""
+        self._last = (step, time.monotonic())
         state = self._saved_state()
         if state is None or state.step != step:
             tensors, _ = load_tensors(self._checkpoint(step))
@@ -106,6 +114,13 @@ class RunInProgress:
     def clear(self) -> None:
         """Remove everything."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _speed(self, step: int) -> float:
+        """Steps a second since the save before, or since the run was begun or continued; for those who watch."""
+        before, then = self._last
+        self._last = (step, time.monotonic())
+        passed = self._last[1] - then
+        return (step - before) / passed if passed else 0.0
 
     def _rows(self) -> Rows:
         rows: Rows = []

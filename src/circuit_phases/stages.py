@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow.compute as pc
 
 from circuit_phases import tables
+from circuit_phases.files import write_text
 from circuit_phases.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -184,12 +185,30 @@ def compare_tables(mine: Path, reference: Path, table: Path | None) -> int:
     return compare.exit_code(found)
 
 
-def animate(series: Sequence[Series], sources: Mapping[str, Sequence[Path | str]], gif: Path, mp4: Path) -> None:
-    """Attention and accuracy over the training of the first run, as two films."""
+def animate(
+    series: Sequence[Series], sources: Mapping[str, Sequence[Path | str]], gif: Path, mp4: Path, html: Path
+) -> None:
+    """Attention and accuracy over the training of the first run, as two films and a page that plays one."""
     from circuit_phases.figures.animation import animation, save_films
     from circuit_phases.phases import PhaseSettings
+    from circuit_phases.report import film_page
 
     save_films(animation(_figure_data(series, sources, PhaseSettings())), gif, mp4)
+    write_text(html, film_page(gif))
+
+
+def write_report_pages(
+    sources: Mapping[str, Path | str], configuration: Mapping[str, Any], folder: Path, pages: Mapping[str, Path]
+) -> None:
+    """The pages of the report, from tables over all runs, the whole configuration, and the folder of the code."""
+    from circuit_phases import report
+
+    claims = tables.read_frame(sources["claims"], tables.CLAIMS)
+    theory, runs = (tables.read_frame(sources[name], tables.RUN_TABLES[name]) for name in ("theory", "runs"))
+    write_text(pages["claims"], report.claims_page(claims))
+    write_text(pages["ceilings"], report.ceilings_page(theory))
+    write_text(pages["run_times"], report.run_times_page(runs))
+    write_text(pages["provenance"], report.provenance_page(configuration, folder))
 
 
 def run_settings(parameters: Mapping[str, Any]) -> RunSettings:

@@ -1,13 +1,16 @@
 # Helpers of the rules: the configuration, where files lie, and what a rule's code is.
+import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+from circuit_phases.captions import caption
 from circuit_phases.code_digest import code_digest, library_versions
-from circuit_phases.configuration import parse_configuration
+from circuit_phases.configuration import TABLES_SECTION, parse_configuration
 from circuit_phases.claims import TABLES as CLAIM_TABLES
 from circuit_phases.figures import ANIMATIONS, FINDINGS, RUN_DRAWINGS, UNTRAINED_TABLES
 from circuit_phases.files import UserError, require_writable
-from circuit_phases.logs import thread_log
+from circuit_phases.logs import failures, thread_log
 from circuit_phases.tables import DATASET_TABLES
 from snakemake.exceptions import WorkflowError
 
@@ -65,6 +68,13 @@ FIGURE_NAMES = [
 def growing(amount):
     """A resource that grows with every attempt: docs/cluster.md has what the amounts were measured from."""
     return lambda wildcards, attempt: amount * attempt
+
+
+def failed_job_logs(snakemake_logs):
+    """The logs of the jobs that Snakemake says have failed, each once."""
+    told = "".join(Path(path).read_text() for path in snakemake_logs)
+    told = re.findall(r"^ +log: (.+) \(check log", told, re.MULTILINE)
+    return [Path(path) for path in dict.fromkeys(", ".join(told).split(", ")) if path]
 
 
 def any_of(names):
@@ -153,6 +163,21 @@ def figure_series(wildcards):
         }
         for each, _ in configuration.figure_series(wildcards.figure)
     ]
+
+
+def figure_caption(wildcards, output):
+    """What the report says of a figure; what depends on `output` is no reason to draw it again."""
+    return caption(configuration, Path(output[0]).stem)
+
+
+def in_report(path):
+    """A figure's file, shown in the report in the figure's section."""
+    return report(
+        path,
+        category=lambda wildcards: configuration.section(*wildcards),
+        labels=lambda wildcards: {"figure": str(*wildcards)},
+        caption="../report/figure.rst",
+    )
 
 
 def figure_outputs(figure):

@@ -6,7 +6,7 @@ rule figure:
         unpack(figure_tables),
     output:
         pdf=f"{RESULTS}/figures/{{figure}}.pdf",
-        png=f"{RESULTS}/figures/{{figure}}.png",
+        png=in_report(f"{RESULTS}/figures/{{figure}}.png"),
     log:
         f"{RESULTS}/logs/figure/{{figure}}.log",
     benchmark:
@@ -26,6 +26,7 @@ rule figure:
             "figures.drawing",
             script="figure.py",
         ),
+        caption=figure_caption,
     script:
         "../scripts/figure.py"
 
@@ -46,6 +47,7 @@ rule animate:
     output:
         gif=f"{RESULTS}/figures/{{figure}}.gif",
         mp4=f"{RESULTS}/figures/{{figure}}.mp4",
+        html=in_report(f"{RESULTS}/figures/{{figure}}.html"),
     log:
         f"{RESULTS}/logs/animate/{{figure}}.log",
     benchmark:
@@ -61,6 +63,7 @@ rule animate:
     params:
         series=figure_series,
         code=code_of("figures.animation", script="animate.py"),
+        caption=figure_caption,
     script:
         "../scripts/animate.py"
 

@@ -162,7 +162,7 @@ rule llm_figure:
         ),
     output:
         pdf=f"{RESULTS}/figures/{{llm_figure}}.pdf",
-        png=f"{RESULTS}/figures/{{llm_figure}}.png",
+        png=in_report(f"{RESULTS}/figures/{{llm_figure}}.png"),
     log:
         f"{RESULTS}/logs/figure/{{llm_figure}}.log",
     benchmark:
@@ -180,6 +180,7 @@ rule llm_figure:
         code=lambda wildcards: code_of(
             f"figures.{wildcards.llm_figure}", "figures.drawing", script="figure.py"
         ),
+        caption=figure_caption,
     script:
         "../scripts/figure.py"
 

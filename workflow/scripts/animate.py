@@ -11,4 +11,5 @@ with job_log(snakemake.log[0]):
         {table: snakemake.input.get(table) for table in ANIMATIONS["animation"]},
         gif=Path(snakemake.output.gif),
         mp4=Path(snakemake.output.mp4),
+        html=Path(snakemake.output.html),
     )

@@ -1,0 +1,179 @@
+"""Disk use by experiment, and what can be removed without harm to the rest."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from circuit_phases.configuration import Configuration
+from circuit_phases.files import UserError, locked
+from circuit_phases.paths import Paths
+from circuit_phases.settings import nearest
+
+ANALYSED = ("attention.parquet", "circuits.parquet")
+"""What checkpoints are needed for; once it is there, the rest of the workflow does without them."""
+
+
+@dataclass(frozen=True)
+class DiskUse:
+    """Bytes of the trainings of one experiment; a training that several share counts in each."""
+
+    experiment: str
+    trainings: int
+    checkpoints: int
+    rest: int
+    shared: int
+    """Of both, what other experiments use too."""
+
+
+def disk_use(configuration: Configuration) -> tuple[list[DiskUse], dict[str, int]]:
+    """What each experiment takes, and every folder of the results, in bytes."""
+    results = Path(configuration.results)
+    folders = _folders_of_experiments(configuration)
+    users = [folder for found in folders.values() for folder in found]
+    uses = []
+    for name, found in folders.items():
+        sizes = {folder: (size([folder / "checkpoints", folder / "partial"]), size([folder])) for folder in found}
+        uses.append(
+            DiskUse(
+                name,
+                sum(folder.exists() for folder in found),
+                checkpoints=sum(checkpoints for checkpoints, _ in sizes.values()),
+                rest=sum(whole - checkpoints for checkpoints, whole in sizes.values()),
+                shared=sum(whole for folder, (_, whole) in sizes.items() if users.count(folder) > 1),
+            )
+        )
+    below = sorted(path for path in results.iterdir() if path.is_dir()) if results.exists() else []
+    others = {f"{path.name}/": size([path]) for path in below}
+    others["runs of no experiment"] = size(unused_runs(configuration))
+    return uses, others
+
+
+def unneeded_checkpoints(configuration: Configuration, experiments: Sequence[str] = ()) -> list[Path]:
+    """The checkpoints of analysed trainings: of all, or of those that belong to these experiments."""
+    folders = _folders_of_experiments(configuration)
+    _require_known(experiments, folders)
+    wanted = dict.fromkeys(folder for name in experiments or folders for folder in folders[name])
+    if not experiments:
+        wanted |= dict.fromkeys(unused_runs(configuration))
+    return [
+        folder / "checkpoints"
+        for folder in wanted
+        if (folder / "checkpoints").exists() and all((folder / name).exists() for name in ANALYSED)
+    ]
+
+
+def results_of(configuration: Configuration, experiments: Sequence[str]) -> list[Path]:
+    """What these experiments alone have: trainings with logs and benchmarks, worlds, figures and their tables."""
+    folders = _folders_of_experiments(configuration)
+    _require_known(experiments, folders)
+    results = Path(configuration.results)
+    kept = {folder for name, found in folders.items() if name not in experiments for folder in found}
+    mine = [folder for name in experiments for folder in folders[name] if folder not in kept]
+    worlds = {
+        name: {_paths(configuration).dataset(world) for world in _worlds(configuration, name)} for name in folders
+    }
+    worlds_kept = {world for name, found in worlds.items() if name not in experiments for world in found}
+    figures = [
+        name
+        for name, figure in {**configuration.figures_in_scope, **configuration.figures}.items()
+        if figure.experiment in experiments
+    ]
+    found = [
+        *mine,
+        *(file for folder in mine for file in _jobs_of(results, folder)),
+        *(world for name in experiments for world in sorted(worlds[name] - worlds_kept)),
+        *(
+            file
+            for name in figures
+            for pattern in (
+                f"figures/{name}.*",
+                f"tables/{name}.parquet",
+                f"logs/*/{name}.log",
+                f"benchmarks/*/{name}.tsv",
+            )
+            for file in sorted(results.glob(pattern))
+        ),
+    ]
+    return [path for path in dict.fromkeys(found) if path.exists()]
+
+
+def unused_runs(configuration: Configuration) -> list[Path]:
+    """The trainings on disk that no experiment of the configuration asks for."""
+    asked = {folder for found in _folders_of_experiments(configuration).values() for folder in found}
+    return sorted(folder for folder in (Path(configuration.results) / "runs").glob("*/seed-*") if folder not in asked)
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove files and folders; a training that is running is left alone.
+
+    Raises:
+        UserError: if a job is writing one of them, or it may not be removed.
+    """
+    for path in paths:
+        run = path.parent if path.name == "checkpoints" else path
+        try:
+            if run.name.startswith("seed-") and run.is_dir():
+                with locked(run):
+                    shutil.rmtree(path)
+            elif path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+            if path.parent.parent.name == "runs" and not any(path.parent.iterdir()):
+                path.parent.rmdir()
+        except OSError as error:
+            raise UserError(f"Cannot remove {path}: {error.strerror or error}. Fix the permission.") from error
+
+
+def size(paths: Iterable[Path]) -> int:
+    """Bytes of files and folders; a file with several names counts once."""
+    sizes: dict[tuple[int, int], int] = {}
+    for path in paths:
+        for file in path.rglob("*") if path.is_dir() else [path]:
+            try:
+                found = file.lstat()
+            except OSError:
+                continue
+            if not file.is_dir():
+                sizes[found.st_dev, found.st_ino] = found.st_size
+    return sum(sizes.values())
+
+
+def _paths(configuration: Configuration) -> Paths:
+    return Paths(Path(configuration.results))
+
+
+def _folders_of_experiments(configuration: Configuration) -> dict[str, list[Path]]:
+    paths = _paths(configuration)
+    return {
+        name: [
+            paths.run(settings.name, seed) for series, settings in configuration.series(name) for seed in series.seeds
+        ]
+        for name in configuration.experiments
+    }
+
+
+def _worlds(configuration: Configuration, experiment: str) -> set[str]:
+    return {
+        settings.dataset_name(seed) for series, settings in configuration.series(experiment) for seed in series.seeds
+    }
+
+
+def _jobs_of(results: Path, run: Path) -> list[Path]:
+    """The logs and benchmarks of a training's own jobs."""
+    return [
+        file
+        for kind, ending in (("logs", "log"), ("benchmarks", "tsv"))
+        for file in sorted((results / kind).glob("*"))
+        for file in [file / run.parent.name / f"{run.name}.{ending}"]
+        if file.exists()
+    ]
+
+
+def _require_known(experiments: Sequence[str], known: Iterable[str]) -> None:
+    for name in experiments:
+        if name not in known:
+            raise UserError(f"{name} is not in experiments{nearest(name, known)}.")

@@ -1,0 +1,53 @@
+"""What is removed from a results folder, and what is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from circuit_phases.cleanup import disk_use, remove, results_of, unneeded_checkpoints
+from circuit_phases.configuration import Configuration, parse_configuration
+from circuit_phases.files import UserError, locked
+from circuit_phases.paths import Paths
+
+
+@pytest.fixture
+def configuration(tmp_path: Path) -> Configuration:
+    """Two experiments that share the run T = 3; the other run, T = 2, is not analysed."""
+    experiments = {"base": {}, "sweep": {"vary": {"T": [2, 3]}}}
+    configuration = parse_configuration({"results": str(tmp_path), "experiments": experiments, "figures": {}})
+    for _, settings in configuration.series("sweep"):
+        run = Paths(tmp_path).run(settings.name, 0)
+        (run / "checkpoints").mkdir(parents=True)
+        (run / "checkpoints" / "step-0000000.safetensors").write_bytes(bytes(1000))
+        (run / "training.parquet").write_bytes(bytes(10))
+        if settings.world.T == 3:
+            for name in ("attention", "circuits"):
+                (run / f"{name}.parquet").write_bytes(bytes(10))
+    return configuration
+
+
+def test_disk_use_counts_what_is_shared_in_each(configuration: Configuration) -> None:
+    base, sweep = disk_use(configuration)[0]
+    assert (base.trainings, base.checkpoints, base.rest, base.shared) == (1, 1000, 30, 1030)
+    assert (sweep.trainings, sweep.checkpoints, sweep.rest, sweep.shared) == (2, 2000, 40, 1030)
+
+
+def test_checkpoints_that_are_not_analysed_yet_stay(configuration: Configuration) -> None:
+    (found,) = unneeded_checkpoints(configuration)
+    base = configuration.series("base")[0][1]
+    assert found == Paths(Path(configuration.results)).run(base.name, 0) / "checkpoints"
+
+
+def test_a_training_that_is_being_written_is_left_alone(configuration: Configuration) -> None:
+    paths = results_of(configuration, ["sweep"])
+    run = next(path for path in paths if path.name == "seed-0")
+    with locked(run), pytest.raises(UserError, match="is being written by another job"):
+        remove(paths)
+    assert (run / "training.parquet").exists()
+
+
+def test_an_unknown_experiment_is_told_with_the_one_that_was_meant(configuration: Configuration) -> None:
+    with pytest.raises(UserError, match=r"sweeps is not in experiments \(did you mean sweep\?\)\."):
+        results_of(configuration, ["sweeps"])
