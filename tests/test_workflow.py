@@ -40,14 +40,17 @@ CONFIG: dict[str, Any] = {
         "fig14": {"experiment": "class_frequencies"},
         "census": {"experiment": "base"},
         "abilities": {"experiment": "base"},
+        "causal_importance": {"experiment": "induction_head"},
+        "prerequisites": {"experiment": "induction_head"},
         "film": {"experiment": "base", "draw": "animation"},
     },
     "headline": ["fig04"],
+    "attribution": {"sequences": 16, "splits": ["iid", "copy"]},
 }
 INDUCTION = RunSettings.from_parameters(**CONFIG["defaults"], T=1, p_B=1).name
 
 RULES = {"dataset", "class_frequencies", "train", "circuits", "theory", "phases", "table", "figure", "animate"}
-RULES |= {"finding", "claims"}
+RULES |= {"finding", "claims", "attribution"}
 
 
 @dataclass(frozen=True)
@@ -116,11 +119,21 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def test_the_whole_workflow_leaves_every_table_and_figure(project: Project) -> None:
-    for name in ("runs", "training", "circuits", "attention", "phases", "theory", "ability_levels"):
+    for name in ("runs", "training", "circuits", "attention", "attribution", "phases", "theory", "ability_levels"):
         table = pq.read_table(project.folder / "results" / "tables" / f"{name}.parquet")
         assert table.schema.names == tables.RUN_TABLES[name].names
         assert all(field.metadata[b"description"] for field in table.schema)
-    for name in ("fig01", "fig02", "fig04", "fig12", "fig14", "own_sweep", "census"):
+    for name in (
+        "fig01",
+        "fig02",
+        "fig04",
+        "fig12",
+        "fig14",
+        "own_sweep",
+        "census",
+        "causal_importance",
+        "prerequisites",
+    ):
         for ending in ("pdf", "png"):
             assert (project.folder / "results" / "figures" / f"{name}.{ending}").stat().st_size > 1000
     for ending in ("gif", "mp4"):
@@ -136,6 +149,15 @@ def test_runs_with_equal_parameters_are_trained_once(project: Project) -> None:
     # base (2 seeds), induction_head, and of own_sweep T = 2 alone: T = 3 is base.
     assert len(runs) == 2 + 1 + 1
     assert set(runs["steps"]) == {40}
+
+
+def test_interventions_are_made_on_the_runs_of_figures_that_show_them_alone(project: Project) -> None:
+    attribution = project.table("attribution")
+    assert set(attribution["run"]) == {INDUCTION}
+    assert set(attribution["split"]) == {"iid", "copy"}
+    assert attribution["sequences"].max() == 16
+    circuits = project.table("circuits")
+    assert set(attribution["step"]) == set(circuits.loc[circuits["run"] == INDUCTION, "step"])
 
 
 def test_seeds_of_a_configuration_can_be_trained_in_one_job(project: Project) -> None:
@@ -193,7 +215,12 @@ def test_changing_one_drawing_redraws_its_figure_alone(project: Project) -> None
 def test_changing_the_metrics_reruns_analysis_and_figures_but_no_training(project: Project) -> None:
     with project.changed("src/circuit_phases/circuits.py", "CHUNK = 256", "CHUNK = 128"):
         # 4 runs; the tables of attention and circuits; the figures that show either, and the film.
-        assert project.stale() == {"circuits": 4, "table": 2, "figure": 4, "animate": 1, "claims": 1}
+        assert project.stale() == {"circuits": 4, "table": 2, "figure": 5, "animate": 1, "claims": 1}
+
+
+def test_changing_an_intervention_makes_interventions_anew_and_no_more(project: Project) -> None:
+    with project.changed("src/circuit_phases/interventions.py", '"rest": edge_mask', '"others": edge_mask'):
+        assert project.stale() == {"attribution": 1, "table": 1, "figure": 1}
 
 
 def test_changing_how_a_claim_is_judged_decides_the_claims_anew_and_no_more(project: Project) -> None:
@@ -218,8 +245,8 @@ def test_changing_one_experiment_trains_that_experiment_alone(project: Project) 
     changed = CONFIG | {"experiments": CONFIG["experiments"] | {"induction_head": {"set": {"T": 1, "p_B": 0.5}}}}
     with project.configured(changed):
         stale = project.stale()
-    assert stale["train"] == stale["circuits"] == stale["dataset"] == 1
-    assert stale["figure"] == 1
+    assert stale["train"] == stale["circuits"] == stale["attribution"] == stale["dataset"] == 1
+    assert stale["figure"] == 3
 
 
 def test_adding_a_sweep_trains_its_runs_and_draws_its_curves(project: Project) -> None:

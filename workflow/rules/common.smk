@@ -23,6 +23,7 @@ TABLES = (
     "training",
     "circuits",
     "attention",
+    "attribution",
     "phases",
     "theory",
     "ability_levels",
