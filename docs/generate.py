@@ -22,7 +22,7 @@ from circuit_phases.llm.settings import (
     PromptSettings,
 )
 from circuit_phases.phases import PhaseSettings
-from circuit_phases.settings import GROUPS, VARIANTS, RunSettings, Settings
+from circuit_phases.settings import GROUPS, VARIANTS, AttributionSettings, ForbiddenEdges, RunSettings, Settings
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
@@ -46,7 +46,13 @@ def tables_page() -> str:
         "\n## Over many runs\n\nThese lie in `results/tables/` alone, but for the comparison, which lies where"
     )
     parts.append(" `circuit-phases compare` is told.\n")
-    findings = {"claims": tables.CLAIMS, "census": tables.CENSUS, "departures": tables.DEPARTURES}
+    findings = {
+        "claims": tables.CLAIMS,
+        "census": tables.CENSUS,
+        "departures": tables.DEPARTURES,
+        "gradient_estimates": tables.GRADIENT_ESTIMATES,
+        "prerequisites": tables.PREREQUISITES,
+    }
     parts += [_table(f"{name}.parquet", schema, level=3) for name, schema in findings.items()]
     parts.append(_table("the comparison", tables.COMPARISON, level=3))
     parts.append("\n# Tables of the language models\n\n`results/tables/` holds them over all models.\n")
@@ -77,7 +83,9 @@ def parameters_page() -> str:
     titles = {"world": "World (paper, Sec. 3)", "model": "Model", "training": "Training"}
     parts += [_keys(titles[group], cls.model_fields) for group, cls in GROUPS.items()]
     parts.append(_keys("Seed of the world", {"world_seed": RunSettings.model_fields["world_seed"]}))
+    parts.append(_keys("Edges that are forbidden", ForbiddenEdges.model_fields))
     parts.append(_keys("Phases", PhaseSettings.model_fields))
+    parts.append(_keys("Causal attribution", AttributionSettings.model_fields))
     parts.append("\n# Language models\n\nWhat can stand under `llm`; `docs/llm.md` shows how it fits together.\n")
     sections = {
         "The section": LlmSettings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,6 +73,7 @@ class Made:
         row = parameters | {
             "dataset": "d", "world_seed": self.settings.resolved_world_seed(self.seed), "parameters_count": 1,
             "steps": int(STEPS[-1]), "seconds": 1.0, "masks": None,
+            "forbidden": json.dumps(parameters["forbidden"]) if parameters["forbidden"] else None,
         }  # fmt: skip
         return {
             "runs": self._rows("runs", [row]),

@@ -13,8 +13,9 @@ from training_runs import QUICK, overall_accuracy, results, run, summary, traine
 from circuit_phases import training
 from circuit_phases.checkpoints import load_model, load_tensors, saved_checkpoints
 from circuit_phases.model import InContextTransformer, edge_mask, edge_masks
-from circuit_phases.sequences import TrainingBatches, evaluation_set
+from circuit_phases.sequences import TrainingBatches
 from circuit_phases.settings import RunSettings
+from circuit_phases.splits import evaluation_set
 from circuit_phases.tables import TRAINING, read_frame
 from circuit_phases.trainer import COMPILE_FROM_STEPS, Trainer
 from circuit_phases.training import Member, train_together
@@ -83,7 +84,7 @@ def test_training_under_a_schedule_is_gradient_descent_on_the_textbook_form_unde
 
 def test_a_saved_model_is_evaluated_under_the_masks_of_its_step(scheduled: RunSettings, finished: Path) -> None:
     world = World.draw(scheduled.world, 0)
-    iid, _ = evaluation_set(world)
+    iid = evaluation_set(world)["iid"]
     frame = read_frame(finished / "training.parquet", TRAINING)
     losses = frame[(frame["split"] == "iid") & frame["task"].isna()].set_index("step")["loss"]
     saved = saved_checkpoints(finished / "checkpoints")

@@ -43,15 +43,18 @@ CONFIG: dict[str, Any] = {
         "fig14": {"experiment": "class_frequencies"},
         "census": {"experiment": "base"},
         "abilities": {"experiment": "base"},
+        "causal_importance": {"experiment": "induction_head"},
+        "prerequisites": {"experiment": "induction_head"},
         "film": {"experiment": "base", "draw": "animation"},
     },
     "headline": ["fig04"],
     "report": {"Circuits": {"fig04": "Which metric *rises* first."}},
+    "attribution": {"sequences": 16, "splits": ["iid", "copy"]},
 }
 INDUCTION = RunSettings.from_parameters(**CONFIG["defaults"], T=1, p_B=1).name
 
 RULES = {"dataset", "class_frequencies", "train", "circuits", "theory", "phases", "table", "figure", "animate"}
-RULES |= {"finding", "claims"}
+RULES |= {"finding", "claims", "attribution"}
 
 
 @dataclass(frozen=True)
@@ -136,11 +139,21 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def test_the_whole_workflow_leaves_every_table_and_figure(project: Project) -> None:
-    for name in ("runs", "training", "circuits", "attention", "phases", "theory", "ability_levels"):
+    for name in ("runs", "training", "circuits", "attention", "attribution", "phases", "theory", "ability_levels"):
         table = pq.read_table(project.folder / "results" / "tables" / f"{name}.parquet")
         assert table.schema.names == tables.RUN_TABLES[name].names
         assert all(field.metadata[b"description"] for field in table.schema)
-    for name in ("fig01", "fig02", "fig04", "fig12", "fig14", "own_sweep", "census"):
+    for name in (
+        "fig01",
+        "fig02",
+        "fig04",
+        "fig12",
+        "fig14",
+        "own_sweep",
+        "census",
+        "causal_importance",
+        "prerequisites",
+    ):
         for ending in ("pdf", "png"):
             assert (project.folder / "results" / "figures" / f"{name}.{ending}").stat().st_size > 1000
     for ending in ("gif", "mp4"):
@@ -156,6 +169,15 @@ def test_runs_with_equal_parameters_are_trained_once(project: Project) -> None:
     # base (2 seeds), induction_head, and of own_sweep T = 2 alone: T = 3 is base.
     assert len(runs) == 2 + 1 + 1
     assert set(runs["steps"]) == {40}
+
+
+def test_interventions_are_made_on_the_runs_of_figures_that_show_them_alone(project: Project) -> None:
+    attribution = project.table("attribution")
+    assert set(attribution["run"]) == {INDUCTION}
+    assert set(attribution["split"]) == {"iid", "copy"}
+    assert attribution["sequences"].max() == 16
+    circuits = project.table("circuits")
+    assert set(attribution["step"]) == set(circuits.loc[circuits["run"] == INDUCTION, "step"])
 
 
 def test_seeds_of_a_configuration_can_be_trained_in_one_job(project: Project) -> None:
@@ -210,11 +232,11 @@ def figures(**changed: Any) -> dict[str, Any]:
     return CONFIG | {"figures": CONFIG["figures"] | changed}
 
 
-# 4 runs are trained; of the tables over all of them, theory and ability_levels follow from the worlds alone.
-# 8 figures and a film show them, fig01 and fig14 worlds alone; census and abilities keep a table each.
-TABLES, ALL_FIGURES = 7, {"figure": 8, "animate": 1}
-SHOWN = {"figure": 6, "animate": 1, "finding": 2, "claims": 1}
-FROM_TRAINING = {"train": 4, "circuits": 4, "phases": 4, "table": TABLES - 2} | SHOWN
+# 4 runs are trained, interventions made on one; of the tables over all of them, theory and ability_levels follow from
+# the worlds alone. 9 figures and a film show them, fig01 and fig14 worlds alone; census and abilities keep a table each.
+TABLES, ALL_FIGURES = 8, {"figure": 9, "animate": 1}
+SHOWN = {"figure": 7, "animate": 1, "finding": 2, "claims": 1}
+FROM_TRAINING = {"train": 4, "circuits": 4, "attribution": 1, "phases": 4, "table": TABLES - 2} | SHOWN
 CONFIG_CHANGES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "a value of one experiment": (
         experiments(induction_head={"set": {"T": 1, "p_B": 0.5}}),
@@ -268,6 +290,10 @@ CODE_CHANGES: dict[str, tuple[str, str, str, dict[str, int]]] = {
     "phases": (
         f"{PACKAGE}/phases.py", "from __future__", "SPARE = 1\nfrom __future__",
         {"phases": 4, "table": 1} | SHOWN | ALL_FIGURES,
+    ),
+    "an intervention": (
+        f"{PACKAGE}/interventions.py", '"rest": edge_mask', '"others": edge_mask',
+        {"attribution": 1, "table": 1, "figure": 1},
     ),
     "how a claim is judged": (f"{PACKAGE}/claims.py", "AGREEMENT = 0.8", "AGREEMENT = 0.9", {"claims": 1}),
 }  # fmt: skip

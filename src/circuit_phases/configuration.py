@@ -11,12 +11,21 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from circuit_phases.figures import DRAWINGS_OF_MAPS, LLM_FIGURES, RUN_DRAWINGS, UNTRAINED_TABLES
+from circuit_phases.figures import ASKED_TABLES, DRAWINGS_OF_MAPS, LLM_FIGURES, RUN_DRAWINGS, UNTRAINED_TABLES
 from circuit_phases.figures.data import Moment, Series
 from circuit_phases.files import UserError
 from circuit_phases.llm.settings import LlmSettings
 from circuit_phases.phases import PhaseSettings
-from circuit_phases.settings import GROUPS, Natural, Positive, RuleBroken, RunSettings, Settings, nearest
+from circuit_phases.settings import (
+    GROUPS,
+    AttributionSettings,
+    Natural,
+    Positive,
+    RuleBroken,
+    RunSettings,
+    Settings,
+    nearest,
+)
 
 DEVICES = ("auto", "cpu", "cuda")
 TABLES_SECTION, OTHER_SECTION = "Tables", "Other experiments"
@@ -116,6 +125,7 @@ class Configuration(Settings):
         description="sections of the report, in order: their figures, and in reStructuredText what to look at in each",
     )
     phases: PhaseSettings = Field(PhaseSettings(), description="how phases are told apart")
+    attribution: AttributionSettings = Field(AttributionSettings(), description="how causal attribution is measured")
     llm: LlmSettings = Field(LlmSettings(), description="the circuits in language models")
 
     @field_validator("headline", mode="before")
@@ -247,12 +257,13 @@ class Configuration(Settings):
     def run_seeds(self, table: str) -> list[RunSeed]:
         """Every run and seed, once, whose rows of a table some figure in scope needs.
 
-        `runs` is needed by every figure of trained runs.
+        `runs` is needed by every figure of trained runs, and so is all else but the tables made when asked for.
         """
         needed: dict[tuple[str, int], RunSeed] = {}
         for name, figure in self.figures_in_scope.items():
             tables = RUN_DRAWINGS[figure.draw or name]
-            if table in tables or (table not in UNTRAINED_TABLES and not UNTRAINED_TABLES.issuperset(tables)):
+            everywhere = table not in UNTRAINED_TABLES | ASKED_TABLES
+            if table in tables or (everywhere and not UNTRAINED_TABLES.issuperset(tables)):
                 for series, settings in self.series(figure.experiment):
                     needed |= {(settings.name, seed): RunSeed(settings, seed) for seed in series.seeds}
         return list(needed.values())

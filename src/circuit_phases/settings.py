@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 EdgeFamily = Literal["causal", "self", "query_to_self", "query_to_labels", "label_to_item"]
 
+SplitOfClasses = Literal["iid", "random_label", "copy", "novel_task", "conflict", "no_context"]
+"""The frozen splits of the world's own classes, which every task has a label for."""
+
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 
@@ -209,6 +212,17 @@ class TrainingSettings(Settings):
                 f"max_steps must be a multiple of evaluation_interval = {self.evaluation_interval}",
             )
         return self
+
+
+class AttributionSettings(Settings):
+    """How causal attribution is measured."""
+
+    sequences: Annotated[int, Field(ge=2)] = Field(
+        1024, description="sequences that each intervention is made on: the first of a frozen split"
+    )
+    splits: tuple[SplitOfClasses, ...] = Field(
+        ("iid",), strict=False, min_length=1, description="frozen splits that interventions are made on"
+    )
 
 
 class RuleBroken(ValueError):

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from circuit_phases import tables
 from circuit_phases.files import write_text
-from circuit_phases.settings import RunSettings
+from circuit_phases.settings import AttributionSettings, RunSettings
 
 if TYPE_CHECKING:
     from circuit_phases.figures.data import FigureData, Series
@@ -71,6 +71,20 @@ def analyze_run(
     attention_rows, circuit_rows = analyze_checkpoints(checkpoints, settings, world, sequences, seed)
     tables.write_table(attention, attention_rows, tables.ATTENTION)
     tables.write_table(circuits, circuit_rows, tables.CIRCUITS)
+
+
+def attribute_run(
+    settings: RunSettings, seed: int, dataset: Path, checkpoints: Path, path: Path, asked: AttributionSettings
+) -> None:
+    """What every intervention does at every checkpoint, on the splits that are asked for and that the world has."""
+    from circuit_phases.attribution import attribute_checkpoints
+    from circuit_phases.datasets import read_evaluation_set
+
+    evaluation = read_evaluation_set(dataset, settings.world)
+    world = _world(settings, seed, dataset)
+    splits = {str(split): evaluation[split] for split in asked.splits if split in evaluation}
+    rows = attribute_checkpoints(checkpoints, settings, world, splits, seed, asked.sequences)
+    tables.write_table(path, rows, tables.ATTRIBUTION)
 
 
 def compute_theory(settings: RunSettings, seed: int, dataset: Path, path: Path, ability_levels: Path) -> None:
@@ -159,13 +173,17 @@ def keep_finding(
     """The table that stands beside a figure of many runs."""
     from circuit_phases.census import census_table
     from circuit_phases.departures import departures_table
+    from circuit_phases.gradient_estimates import gradient_estimates_table
     from circuit_phases.phase_abilities import abilities_table
     from circuit_phases.phases import PhaseSettings
+    from circuit_phases.prerequisites import prerequisites_table
 
     table, schema = {
         "census": (census_table, tables.CENSUS),
         "departures": (departures_table, tables.DEPARTURES),
         "abilities": (abilities_table, tables.ABILITIES),
+        "gradient_estimates": (gradient_estimates_table, tables.GRADIENT_ESTIMATES),
+        "prerequisites": (prerequisites_table, tables.PREREQUISITES),
     }[drawing]
     tables.write_table(path, table(_figure_data(series, sources, PhaseSettings())), schema)
 

@@ -92,6 +92,33 @@ ATTENTION = _schema(
     ("weight", pa.float64(), "mean attention weight, 0 to 1"),
 )
 
+ATTRIBUTION = _schema(
+    "What every intervention on the attention or the residual stream does, at every checkpoint",
+    _RUN,
+    _SEED,
+    _STEP,
+    ("split", pa.string(), "the frozen sequences, as in training.parquet: the first of them"),
+    ("intervention", pa.string(), "none; of edges: zero, mean (their mean weight), resample (their weight in another "
+     "task's sequence), the row's other edges sharing what is left; interchange: the residual stream of the same items "
+     "under another task"),
+    ("layer", pa.int64(), "attention layer, from 1; interchange: after which layer, 0 before the first"),
+    ("head", pa.int64(), "head of the edges, from 1; null for the residual stream"),
+    ("edge", pa.string(), "edges: bigram (query to itself), label_attention (query to labels), chunk_example (label to "
+     "its item), rest (every other); null: interchange"),
+    ("position", pa.string(), "interchange: at the tokens items (x1 ... xN), labels (l1 ... lN), query (xq)"),
+    ("sequences", pa.int64(), "sequences averaged over; interchange: those whose query has another label elsewhere"),
+    ("accuracy", pa.float32(), "share of right answers under the intervention, 0 to 1"),
+    ("accuracy_change", pa.float32(), "less the accuracy without it, on the same sequences"),
+    ("standard_error", pa.float32(), "standard error of accuracy_change, over sequences paired with themselves"),
+    ("loss_change", pa.float32(), "change of the cross-entropy, in nats"),
+    ("loss_standard_error", pa.float32(), "its standard error, paired"),
+    ("logit_change", pa.float32(), "change of the margin: logit of the right label less that of the best wrong one"),
+    ("logit_standard_error", pa.float32(), "its standard error, paired"),
+    ("logit_estimate", pa.float32(), "logit_change as the gradient of the untouched model's margin foretells it"),
+    ("correlation", pa.float32(), "Pearson's, over sequences, of estimate and change; null where one does not vary"),
+    ("moved", pa.float32(), "interchange: share of answers that become the other task's label; null for edges"),
+)  # fmt: skip
+
 PHASES = _schema(
     "The phases found in each run",
     _RUN,
@@ -203,6 +230,31 @@ ABILITIES = _schema(
     ("ceiling", pa.float64(), "best accuracy of the phase's circuit on the split; null where none is known"),
     ("sequences", pa.int64(), "sequences averaged over"),
 )
+
+GRADIENT_ESTIMATES = _schema(
+    "How well gradients foretell the effects of interventions, phase by phase",
+    _RUN,
+    ("phase", pa.int64(), "phase by the rule plateau; null: checkpoints between phases, from the first on"),
+    ("intervention", pa.string(), "as in attribution.parquet; null: all together"),
+    ("correlation", pa.float64(), "Pearson's, of logit_estimate and logit_change over interventions, checkpoints and "
+     "seeds; null: fewer than eight, or all alike"),
+    ("rank_correlation", pa.float64(), "Spearman's"),
+    ("same_sign", pa.float64(), "share in which both have the same sign"),
+    ("observations", pa.int64(), "interventions at checkpoints of seeds, without those that change nothing"),
+)  # fmt: skip
+
+PREREQUISITES = _schema(
+    "When each phase comes if edges are forbidden, against the free run of the same seed",
+    _RUN,
+    _SEED,
+    ("free_run", pa.string(), "the run of this seed in which nothing is forbidden"),
+    ("quantity", pa.string(), "phase_k_start: first step of Phase k; solved_step: of accuracy 0.99 or more"),
+    ("step", pa.int64(), "that step; null: it did not come"),
+    ("free_step", pa.int64(), "that of the free run; null: it did not come there"),
+    ("ratio", pa.float64(), "step over free_step; null where one did not come"),
+    ("steps", pa.int64(), "gradient steps that the run took"),
+    ("free_steps", pa.int64(), "gradient steps that the free run took"),
+)  # fmt: skip
 
 COMPARISON = _schema(
     "Two folders of tables against each other, run by run",
@@ -328,6 +380,7 @@ RUN_TABLES: dict[str, pa.Schema] = {
     "training": TRAINING,
     "circuits": CIRCUITS,
     "attention": ATTENTION,
+    "attribution": ATTRIBUTION,
     "phases": PHASES,
     "theory": THEORY,
     "ability_levels": ABILITY_LEVELS,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -122,6 +124,7 @@ def tables_of(run, seed, starts=STARTS, steps=STEPS, layers=2, heads=1, ceilings
         "training": pd.concat(training),
         "circuits": pd.concat(circuits),
         "attention": pd.concat(maps),
+        "attribution": attribution(run, seed, saved, starts, layers, heads),
         "phases": pd.concat(found),
         "theory": rows_of("theory", identity | theory | {"standard_error": 0.0, "method": "enumeration"}),
         "ability_levels": ability_levels(identity, ceilings),
@@ -149,6 +152,33 @@ def ability_levels(identity, ceilings):
     columns = dict(zip(("split", "measure", "level", "value"), zip(*rows, strict=True), strict=True))
     columns = {name: list(values) for name, values in columns.items()}
     return rows_of("ability_levels", identity | columns | {"standard_error": 0.0, "method": "enumeration"})
+
+
+def attribution(run, seed, steps, starts, layers, heads):
+    """Interventions whose effect is the attention paid, times the accuracy; the task stands where Phase 3 reads it."""
+    gained = accuracy(steps, starts) - 1 / 32
+    effects = [({"intervention": "none"}, 0 * gained, None)]
+    for layer, head, kind, edge in product(
+        range(1, layers + 1), range(1, heads + 1), ("zero", "mean", "resample"),
+        ("bigram", "label_attention", "chunk_example", "rest"),
+    ):  # fmt: skip
+        lost = {"zero": 1, "mean": 0.7, "resample": 0.8}[kind] * metric(steps, starts, edge, layer) * gained
+        effects.append(({"intervention": kind, "layer": layer, "head": head, "edge": edge}, lost / head, None))
+    for layer, position in product(range(layers + 1), ("items", "labels", "query")):
+        whole = (layer, position) in {(0, "labels"), (layers, "query")}
+        moved = gained * (whole or (levels(steps, starts).get(3, 0) if position == "labels" and layer < layers else 0))
+        effects.append(({"intervention": "interchange", "layer": layer, "position": position}, moved, moved))
+    rows = []
+    for place, lost, moved in effects:
+        numbers = {
+            "accuracy": gained + 1 / 32 - lost, "accuracy_change": -lost, "logit_change": -10 * lost,
+            "logit_estimate": -4 * lost, "moved": moved, "loss_change": 5 * lost,
+            **dict.fromkeys(("standard_error", "loss_standard_error", "logit_standard_error"), 0.01),
+        }  # fmt: skip
+        empty = dict.fromkeys(("layer", "head", "edge", "position", "correlation"))
+        columns = {"run": run, "seed": seed, "step": steps, "split": "iid", "sequences": 1024}
+        rows.append(rows_of("attribution", empty | columns | place | numbers))
+    return pd.concat(rows)
 
 
 def label_tables(run, seed, T=3, K=16, L=32):

@@ -30,6 +30,7 @@ TABLES = (
     "training",
     "circuits",
     "attention",
+    "attribution",
     "phases",
     "theory",
     "ability_levels",

@@ -26,9 +26,9 @@ rule report_pages:
         "../envs/circuit-phases.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=lambda wildcards, attempt: 5 * attempt,
+        mem_mb=growing(1000),
+        runtime=growing(5),
     params:
-        code=code_digest("report"),
+        code=code_of("report", script="report_pages.py"),
     script:
         "../scripts/report_pages.py"

@@ -30,6 +30,10 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "census": ("runs", "training", "phases", "theory", "label_tables"),
     "departures": ("runs", "training", "phases", "theory"),
     "abilities": ("training", "phases", "ability_levels"),
+    "causal_importance": ("training", "circuits", "phases", "attribution"),
+    "task_map": ("training", "phases", "attribution"),
+    "gradient_estimates": ("training", "phases", "attribution"),
+    "prerequisites": ("runs", "training", "phases", "theory"),
 }
 
 ANIMATIONS: dict[str, tuple[str, ...]] = {
@@ -52,7 +56,13 @@ DRAWINGS = FIGURES | LLM_FIGURES
 RUN_DRAWINGS = FIGURES | ANIMATIONS
 """All that is drawn from runs."""
 
-FINDINGS = {"census": "census", "departures": "departures", "abilities": "phase_abilities"}
+FINDINGS = {
+    "census": "census",
+    "departures": "departures",
+    "abilities": "phase_abilities",
+    "gradient_estimates": "gradient_estimates",
+    "prerequisites": "prerequisites",
+}
 """The drawings of which a table is kept beside the figure, and the module that decides it."""
 
 DRAWINGS_OF_MAPS = frozenset({"sweep_maps", "maps"})
@@ -60,3 +70,6 @@ DRAWINGS_OF_MAPS = frozenset({"sweep_maps", "maps"})
 
 UNTRAINED_TABLES = frozenset({"class_frequencies", *DATASET_TABLES})
 """The tables that follow from the world alone."""
+
+ASKED_TABLES = frozenset({"attribution"})
+"""The tables that are made only for the runs of figures that read them."""

@@ -1,0 +1,16 @@
+from pathlib import Path
+
+from circuit_phases.logs import job_log
+from circuit_phases.settings import AttributionSettings
+from circuit_phases.stages import attribute_run, run_settings, use_threads
+
+with job_log(snakemake.log[0]):
+    use_threads(snakemake.threads)
+    attribute_run(
+        run_settings(snakemake.params.run),
+        int(snakemake.wildcards.seed),
+        dataset=Path(snakemake.input[0]).parent,
+        checkpoints=Path(snakemake.input.checkpoints),
+        path=Path(snakemake.output[0]),
+        asked=AttributionSettings(**snakemake.params.attribution),
+    )
