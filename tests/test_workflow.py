@@ -232,8 +232,8 @@ def figures(**changed: Any) -> dict[str, Any]:
     return CONFIG | {"figures": CONFIG["figures"] | changed}
 
 
-# 4 runs are trained, interventions made on one; of the tables over all of them, theory and ability_levels follow from
-# the worlds alone. 9 figures and a film show them, fig01 and fig14 worlds alone; census and abilities keep a table each.
+# 4 runs are trained, interventions made on one; of the tables over all, theory and ability_levels follow from
+# worlds alone. 9 figures and a film show them, fig01 and fig14 worlds alone; census and abilities keep a table each.
 TABLES, ALL_FIGURES = 8, {"figure": 9, "animate": 1}
 SHOWN = {"figure": 7, "animate": 1, "finding": 2, "claims": 1}
 FROM_TRAINING = {"train": 4, "circuits": 4, "attribution": 1, "phases": 4, "table": TABLES - 2} | SHOWN
