@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from circuit_phases import code_digest as module
-from circuit_phases.code_digest import code_digest, dependencies
+from circuit_phases.code_digest import code_digest, dependencies, library_versions
 
 
 @pytest.fixture
@@ -44,8 +45,38 @@ def test_comments_docstrings_and_layout_do_not_count(package: Path) -> None:
     assert digest("training") == before
 
 
+def test_a_file_beside_a_module_counts_if_the_module_names_it(package: Path) -> None:
+    (package / "model.py").write_text('SHEET = "look.mplstyle"\n')
+    (package / "look.mplstyle").write_text("font.size: 7\n")
+    (package / "other.mplstyle").write_text("font.size: 7\n")
+    before = digest("training")
+    (package / "other.mplstyle").write_text("font.size: 8\n")
+    assert digest("training") == before
+    (package / "look.mplstyle").write_text("font.size: 8\n")
+    assert digest("training") != before
+
+
+def test_a_script_counts_by_what_it_does(package: Path) -> None:
+    script = package / "script.py"
+    digests = []
+    for text in ("train(1)\n", "# A remark.\ntrain( 1 )\n", "train(2)\n"):
+        script.write_text(text)
+        module._meaning.cache_clear()
+        digests.append(code_digest("training", script=script))
+    assert digests[0] == digests[1] != digests[2]
+    assert digests[0] != digest("training")
+
+
+def test_versions_are_those_of_the_libraries_that_decide_numbers(package: Path) -> None:
+    (package / "model.py").write_text("import json\nimport pandas\nfrom numpy.random import default_rng\n")
+    for function in (module.imports, module._tree, module._libraries):
+        function.cache_clear()
+    assert library_versions("training") == {"numpy": np.__version__}
+
+
 def test_the_real_rules_depend_on_what_decides_their_numbers() -> None:
     module.imports.cache_clear()
+    module._tree.cache_clear()
     trainer = {"trainer", "compilation", "fast", "streams", "model", "sequences", "splits", "abilities", "world"}
     assert dependencies("trainer") == trainer
     assert dependencies("training") == trainer | {"training"}

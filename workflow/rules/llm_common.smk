@@ -6,6 +6,11 @@ LLM = configuration.llm
 EVALUATIONS = configuration.evaluations
 MODEL = f"{RESULTS}/llm/models/{{model}}/{{revision}}"
 REVIEWS = f"{RESULTS}/llm/datasets/{{dataset}}"
+# Snakemake's cache knows local files by their content, and cannot read folders.
+LLM_CACHE = CACHE and not any(
+    source.path and Path(source.path).is_dir()
+    for source in (*LLM.models.values(), *LLM.datasets.values())
+)
 WEIGHTS = directory(f"{MODEL}/weights")
 SHARD = f"{RESULTS}/llm/evaluations/{{model}}/{{revision}}/{{dataset}}/shard-{{shard}}"
 
