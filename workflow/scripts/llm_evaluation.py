@@ -1,6 +1,5 @@
 from pathlib import Path
 
-from circuit_phases.llm.settings import LlmSettings
 from circuit_phases.llm.stages import Shard, evaluate_shard
 from circuit_phases.logs import job_log
 from circuit_phases.stages import use_threads
@@ -8,12 +7,7 @@ from circuit_phases.stages import use_threads
 with job_log(snakemake.log[0]):
     use_threads(snakemake.threads)
     evaluate_shard(
-        Shard(
-            LlmSettings(**snakemake.params.settings),
-            {name: snakemake.wildcards[name] for name in ("model", "revision", "dataset")},
-            snakemake.params.queries,
-            int(snakemake.wildcards.shard),
-        ),
+        Shard.of(snakemake.params.settings, snakemake.params.queries, snakemake.wildcards),
         model=Path(snakemake.input.model),
         dataset=Path(snakemake.input.dataset),
         answers=Path(snakemake.output.answers),

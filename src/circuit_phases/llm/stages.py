@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -73,6 +73,12 @@ class Shard:
     identity: dict[str, str]
     queries: int | None
     number: int
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], queries: int | None, place: Mapping[str, str]) -> Self:
+        """Of plain settings, and the names of model, revision, data set and shard."""
+        identity = {name: place[name] for name in ("model", "revision", "dataset")}
+        return cls(LlmSettings(**settings), identity, queries, int(place["shard"]))
 
 
 def evaluate_shard(shard: Shard, model: Path, dataset: Path, answers: Path, sums: Path) -> None:
