@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from circuit_phases.attention_maps import mean_attention
 from circuit_phases.circuits import (
     attention_table,
     bigram,
@@ -15,7 +16,6 @@ from circuit_phases.circuits import (
     circuit_table,
     label_attention,
 )
-from circuit_phases.mean_attention import mean_attention
 from circuit_phases.model import InContextTransformer
 from circuit_phases.sequences import draw_sequences
 from circuit_phases.settings import ModelSettings, WorldSettings

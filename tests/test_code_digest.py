@@ -80,7 +80,7 @@ def test_the_real_rules_depend_on_what_decides_their_numbers() -> None:
     trainer = {"trainer", "compilation", "fast", "streams", "model", "sequences", "splits", "abilities", "world"}
     assert dependencies("trainer") == trainer
     assert dependencies("training") == trainer | {"training"}
-    assert dependencies("circuits") == {"circuits", "mean_attention", "model", "sequences", "world"}
+    assert dependencies("circuits") == {"attention_maps", "circuits", "model", "sequences", "world"}
     assert dependencies("phases") == {"phases"}
     assert dependencies("llm.evaluation") == {
         f"llm.{name}" for name in ("evaluation", "circuits", "models", "prompts", "data")

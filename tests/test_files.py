@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from circuit_phases import files
 from circuit_phases.checkpoints import load_tensors, save_tensors
 from circuit_phases.files import DamagedFile, UserError, replacing, require_writable
 from circuit_phases.tables import LABEL_TABLES, read_table, table_from_rows, write_table
@@ -112,10 +113,12 @@ def test_a_file_has_the_permissions_that_the_user_asks_for(
     write: Callable[[Path], None], umask: int, tmp_path: Path
 ) -> None:
     before = os.umask(umask)
+    files._umask.cache_clear()
     try:
         write(tmp_path / "file")
     finally:
         os.umask(before)
+        files._umask.cache_clear()
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask
 
 

@@ -372,8 +372,9 @@ def test_a_run_that_fails_in_the_analysis_loses_no_other(project: Project) -> No
     assert "Traceback" not in text
     assert [path.exists() for path in made].count(False) == 1
     assert not (folder / INDUCTION / "seed-0" / "circuits.parquet").exists()
-    again = project.snakemake()
+    again = project.snakemake("--", *targets)
     assert again.returncode == 0, again.stdout + again.stderr
+    assert all(path.exists() for path in made)
 
 
 def test_a_figure_kept_with_a_table_is_asked_for_with_it(project: Project) -> None:
@@ -519,7 +520,8 @@ def test_the_report_is_one_page_that_shows_everything_without_a_network(project:
         if not section.endswith("Tables"):
             image = inside.locator("div.p-3 > img, body > img")
             assert image.evaluate("async image => { await image.decode(); return image.naturalWidth }") > 300
-    figures = ["census", "fig01", "fig02", "fig12", "fig14", "film", "own_sweep"]
+    figures = ["abilities", "causal_importance", "census", "fig01", "fig02", "fig12", "fig14"]
+    figures += ["film", "own_sweep", "prerequisites"]
     tables_shown = ["ceilings", "claims", "provenance", "run times"]
     assert shown == [
         *(("0. Tables", name) for name in tables_shown),

@@ -16,7 +16,7 @@ _HOMES = {
     "InContextTransformer": "model",
     "Trainer": "trainer",
     "train": "training",
-    "mean_attention": "mean_attention",
+    "mean_attention": "attention_maps",
     "circuit_table": "circuits",
     "attention_table": "circuits",
     "bigram": "circuits",

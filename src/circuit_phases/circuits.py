@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuit_phases.attention_maps import MeanAttention
 from circuit_phases.checkpoints import load_weights, saved_checkpoints
-from circuit_phases.mean_attention import MeanAttention
 from circuit_phases.model import InContextTransformer
 from circuit_phases.sequences import Sequences
 from circuit_phases.settings import RunSettings

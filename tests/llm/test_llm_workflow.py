@@ -139,7 +139,8 @@ def test_a_hub_out_of_reach_is_told_in_one_line_and_stops_nothing_else(
     outcome = project.snakemake("--keep-going", "--forcerun", "llm_table", "--", source, again)
     text = outcome.stdout + outcome.stderr
     assert outcome.returncode != 0
-    (line,) = [line for line in text.splitlines() if "cannot be fetched from the model hub" in line]
+    # In the log, and again at the end.
+    (line,) = {line.strip() for line in text.splitlines() if "cannot be fetched from the model hub" in line}
     assert line.startswith("llm.models.far: EleutherAI/pythia-70m at revision step0 cannot be fetched")
     assert "Set llm.models.far.path to a local copy" in line
     assert "Traceback" not in text

@@ -15,6 +15,7 @@ from circuit_phases.figures.sweeps import Panel, sweep_figure
 @styled
 def figure(data: FigureData) -> Figure:
     """Accuracy averaged over the evaluation sequences, then on those of each task, per series."""
-    tasks = sorted(int(task) for task in data.tables["training"]["task"].dropna().unique())
+    rows = data.tables["training"]
+    tasks = sorted(int(task) for task in rows.loc[rows["split"] == "iid", "task"].dropna().unique())
     of_tasks = [Panel(f"task {task}", partial(splits, task=task)) for task in tasks]
     return sweep_figure(data, [Panel("average accuracy", splits), *of_tasks])

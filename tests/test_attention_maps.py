@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from circuit_phases.mean_attention import TOKENS, mean_attention
+from circuit_phases.attention_maps import TOKENS, mean_attention
 from circuit_phases.model import InContextTransformer
 from circuit_phases.sequences import draw_sequences
 from circuit_phases.settings import RunSettings
