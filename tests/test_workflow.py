@@ -268,6 +268,10 @@ CONFIG_CHANGES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
         CONFIG | {"phases": {"threshold": 0.03}},
         {"phases": 4, "table": 1} | SHOWN | ALL_FIGURES,
     ),
+    "over how many sequences attention is averaged": (
+        CONFIG | {"analysis_sequences": 32},
+        {"circuits": 4, "table": 2, "figure": 5, "animate": 1, "claims": 1},
+    ),
     "where and how safely to compute": (CONFIG | {"device": "cpu", "seconds_between_saves": 5}, {}),
 }
 

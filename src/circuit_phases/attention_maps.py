@@ -59,6 +59,11 @@ class Chunk:
         self.at_items, self.at_labels = positions[0::2], positions[1::2]
         own = torch.eye(world.N + 1).expand(len(sequences), -1, -1)
         self.items = torch.cat([own, sequences.items], dim=2)
+        unlabelled = torch.zeros(len(sequences), world.S, world.P + world.D)
+        unlabelled[:, 0::2, world.P :] = sequences.items
+        placed = positions >= 0
+        unlabelled[:, placed, positions[placed]] += 1
+        self.unlabelled = unlabelled
 
     def embedded(self, model: InContextTransformer) -> tuple[Float[Tensor, "n S d"], Product]:
         """The residual stream before the first layer, and products with it."""
@@ -66,8 +71,9 @@ class Chunk:
             u = model.embedding(self.sequences)
             return u, u.matmul
         vectors = model.embedding.label_vectors
-        product = partial(self._product, vectors)
-        return product(torch.eye(self.world.P + self.world.D, dtype=vectors.dtype)), product
+        u = self.unlabelled.to(vectors.dtype, copy=True)
+        u[:, 1::2, -vectors.shape[1] :] += functional.embedding(self.labels, vectors)
+        return u, partial(self._product, vectors)
 
     def _product(self, vectors: Float[Tensor, "L content"], matrix: Float[Tensor, "d out"]) -> Float[Tensor, "n S out"]:
         of_items = self.items.to(vectors.dtype) @ torch.cat([matrix[self.at_items], matrix[self.world.P :]])

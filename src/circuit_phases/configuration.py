@@ -113,6 +113,13 @@ class Configuration(Settings):
     seeds_together: Positive = Field(
         1, description="seeds of one configuration trained in one job as one batched model; pays on a GPU"
     )
+    analysis_sequences: Positive | None = Field(
+        None,
+        description=(
+            "evaluation sequences that attention is averaged over; null: all. A mean over n has a standard error of "
+            "at most 0.5 / sqrt(n)"
+        ),
+    )
     seconds_between_saves: float = Field(
         30, ge=0, allow_inf_nan=False, description="what a training job that dies can lose, in seconds"
     )

@@ -60,13 +60,19 @@ def train_seeds(
 
 
 def analyze_run(
-    settings: RunSettings, seed: int, dataset: Path, checkpoints: Path, attention: Path, circuits: Path
+    settings: RunSettings,
+    seed: int,
+    dataset: Path,
+    checkpoints: Path,
+    attention: Path,
+    circuits: Path,
+    first: int | None = None,
 ) -> None:
-    """Mean attention maps and circuit metrics of every checkpoint."""
+    """Mean attention maps and circuit metrics of every checkpoint, over all evaluation sequences or the first ones."""
     from circuit_phases.circuits import analyze_checkpoints
     from circuit_phases.datasets import read_evaluation_set
 
-    sequences = read_evaluation_set(dataset, settings.world)["iid"]
+    sequences = read_evaluation_set(dataset, settings.world)["iid"][:first]
     world = _world(settings, seed, dataset)
     attention_rows, circuit_rows = analyze_checkpoints(checkpoints, settings, world, sequences, seed)
     tables.write_table(attention, attention_rows, tables.ATTENTION)

@@ -20,6 +20,7 @@ rule circuits:
         runtime=growing(20),
     params:
         run=run_parameters,
+        sequences=configuration.analysis_sequences,
         code=code_of("circuits", script="circuits.py"),
     run:
         inside("circuits.py", input, output, params, wildcards, threads, log)

@@ -11,4 +11,5 @@ analyze_run(
     checkpoints=Path(snakemake.input.checkpoints),
     attention=Path(snakemake.output.attention),
     circuits=Path(snakemake.output.circuits),
+    first=snakemake.params.sequences,
 )
