@@ -33,6 +33,11 @@ def test_a_dry_run_through_each_profile_plans_the_whole_workflow(project: Projec
     assert "gpu=1" not in said
 
 
+def test_the_profiles_agree_on_what_is_stale() -> None:
+    files = (ROOT / "workflow" / "profiles" / name / "config.yaml" for name in PROFILES)
+    assert len({str(yaml.safe_load(file.read_text())["rerun-triggers"]) for file in files}) == 1
+
+
 def test_on_a_gpu_node_seeds_are_trained_together_and_one_card_is_asked_for(project: Project) -> None:
     options = ("--dry-run", "--workflow-profile=slurm", "--config", "device=cuda", "seeds_together=2")
     said = project.finish(project.snakemake(*options))
