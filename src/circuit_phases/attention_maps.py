@@ -25,6 +25,8 @@ from circuit_phases.settings import WorldSettings
 
 TOKENS = 2304
 """Tokens in a chunk: at the default width and S = 9, 256 sequences, a megabyte."""
+LARGE_BLOCK = 31 * 2**20
+"""Bytes, just below the most that glibc learns from."""
 
 Product = Callable[[Float[Tensor, "d out"]], Float[Tensor, "n S out"]]
 """Every token times a matrix."""
@@ -34,6 +36,8 @@ class MeanAttention:
     """Attention averaged over some sequences, for any number of models that share a world."""
 
     def __init__(self, world: WorldSettings, sequences: Sequences) -> None:
+        # Freeing a large block once lets the C library keep smaller ones, instead of asking the system for each anew.
+        torch.empty(LARGE_BLOCK, dtype=torch.uint8)
         size = max(TOKENS // world.S, 1)
         self.count = len(sequences)
         self.chunks = [Chunk(world, sequences[start : start + size]) for start in range(0, len(sequences), size)]
