@@ -18,7 +18,7 @@ test: setup
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/mypy
 	$(BIN)/snakemake --lint
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What a training step costs, in every form: prints a table, draws the sweeps.
 benchmark: setup

@@ -25,6 +25,14 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 
 
+LONG_FILES = ("test_workflow.py", "test_faults.py", "test_llm_workflow.py", "test_cache.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take minutes, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: compiles a step, about half a minute (leave out with -m 'not slow')")
 
