@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from circuit_phases.trainer import Device
     from circuit_phases.world import World
 
+CLAIMED_SPLITS = ["iid", "random_label"]
+"""The splits of the paper, which claims are about."""
+
 # torch is imported where it is needed: tables and figures do without it.
 
 
@@ -150,12 +153,12 @@ def decide_claims(
 
 
 def claim_evidence(sources: Mapping[str, Path | str]) -> dict[str, pd.DataFrame]:
-    """The tables that claims are decided from, without the rows of single tasks and of training batches."""
+    """The tables that claims are decided from, without the rows of single tasks and of other splits."""
     from circuit_phases.claims import TABLES
 
     found = {name: tables.read_table(sources[name], tables.RUN_TABLES[name]) for name in TABLES}
     training = found["training"]
-    found["training"] = training.filter(pc.field("task").is_null() & (pc.field("split") != "train"))
+    found["training"] = training.filter(pc.field("task").is_null() & pc.field("split").isin(CLAIMED_SPLITS))
     return {name: tables.to_frame(table) for name, table in found.items()}
 
 

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from matplotlib.typing import LineStyleType
 
 from circuit_phases.figures.causes import KNOCK_OUTS, circuit_importance, disagreements, knocked_layers, lost_accuracy
-from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figures.data import CIRCUITS, FigureData, Series
 from circuit_phases.figures.panels import (
     accuracy_axis,
     dark_note,
@@ -21,9 +21,10 @@ from circuit_phases.figures.panels import (
     shade_phases,
     splits,
     step_axis,
+    words_instead,
 )
 from circuit_phases.figures.readings import METRICS, Phase, circuit_curve, phases
-from circuit_phases.figures.style import CIRCUIT_COLOURS, CIRCUITS, GREY, INK, PAGE, RED, styled
+from circuit_phases.figures.style import CIRCUIT_COLOURS, INK, PAGE, RED, styled
 
 AREA = "#bdbdbd"
 LINES: dict[str, LineStyleType] = {"zero": "-", "mean": "--", "resample": ":"}
@@ -43,7 +44,7 @@ def figure(data: FigureData) -> Figure:
 def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     layers = knocked_layers(data, series.run)
     if not layers:
-        part.text(0.5, 0.5, "no interventions made", ha="center", va="center", color=GREY)
+        words_instead(part, "no interventions made")
         return
     found = phases(data, series.run, series.seeds[0])
     accuracy = splits(data, series)

@@ -55,6 +55,11 @@ def per_series(
     return figure
 
 
+def words_instead(part: FigureBase, why: str) -> None:
+    """Why there is nothing to draw here."""
+    part.text(0.5, 0.5, why, ha="center", va="center", color=GREY)
+
+
 # Axes over steps
 
 
@@ -242,7 +247,7 @@ def attention_grid(
     """Maps of one run: a row per layer and head, a column per (title, checkpoint)."""
     rows = layers_and_heads(data.table("attention", run, seed))
     if not rows or not columns:
-        figure.text(0.5, 0.5, "no phase found, or no attention saved", ha="center", va="center", color=GREY)
+        words_instead(figure, "no phase found, or no attention saved")
         return
     several_heads = any(head > 1 for _, head in rows)
     grid = figure.subplots(len(rows), len(columns), squeeze=False)

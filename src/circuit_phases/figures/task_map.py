@@ -23,9 +23,10 @@ from circuit_phases.figures.panels import (
     shade_phases,
     splits,
     step_axis,
+    words_instead,
 )
 from circuit_phases.figures.readings import phases
-from circuit_phases.figures.style import GREY, PAGE, styled
+from circuit_phases.figures.style import PAGE, styled
 
 
 @styled
@@ -37,7 +38,7 @@ def figure(data: FigureData) -> Figure:
 def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     rows = places(data, series.run)
     if not rows:
-        part.text(0.5, 0.5, "no interventions made", ha="center", va="center", color=GREY)
+        words_instead(part, "no interventions made")
         return
     found = phases(data, series.run, series.seeds[0])
     accuracy = splits(data, series)
