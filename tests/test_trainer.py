@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from training_runs import trainer_of
 
-from circuit_phases import trainer as trainer_module
-from circuit_phases.compilation import compiled_or_plain
+from circuit_phases import evaluation as evaluation_module
+from circuit_phases.compilation import compiled_in_stages, compiled_or_plain
 from circuit_phases.files import UserError
 from circuit_phases.sequences import TrainingBatches
 from circuit_phases.settings import RunSettings
@@ -28,18 +28,18 @@ def test_a_task_that_no_evaluation_sequence_has_gets_no_row(tiny: Tiny) -> None:
     assert [row["task"] for row in trainer.evaluate(0) if row["split"] == "iid"] == [None, *present]
 
 
-def test_evaluations_of_many_sequences_are_the_same_in_chunks_or_at_once(
+def test_evaluations_of_many_sequences_are_the_same_in_batches_or_at_once(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = trainer_of(tiny(evaluation_sequences=300))
-    in_chunks = trainer.evaluate(0)
-    monkeypatch.setattr(trainer_module, "EVALUATION_CHUNK", 1000)
-    for row, at_once in zip(in_chunks, trainer.evaluate(0), strict=True):
-        assert row.keys() == at_once.keys()
+    settings = tiny(evaluation_sequences=300)
+    at_once = trainer_of(settings).evaluate(0)
+    monkeypatch.setattr(evaluation_module, "SEQUENCES_AT_ONCE", 77)
+    for row, in_batches in zip(at_once, trainer_of(settings).evaluate(0), strict=True):
+        assert row.keys() == in_batches.keys()
         for name in ("accuracy", "memory", "inference"):
-            assert row[name] == at_once[name]
-        assert row["loss"] == pytest.approx(at_once["loss"], rel=1e-6)
-    assert in_chunks[0]["sequences"] == 300
+            assert row[name] == in_batches[name]
+        assert row["loss"] == pytest.approx(in_batches["loss"], rel=1e-6)
+    assert at_once[0]["sequences"] == 300
 
 
 # The compiled step
@@ -86,6 +86,20 @@ def test_two_compiled_runs_in_one_process_keep_their_own_settings(tiny: Tiny, co
 def test_a_compiled_run_evaluates_any_number_of_sequences(tiny: Tiny, compiled: Callable[..., Trainer]) -> None:
     options = {"layers": 1, "hidden_layers": 0, "evaluation_sequences": 300}
     assert_same_evaluation(compiled(**options), trainer_of(tiny(**options)))
+
+
+@pytest.mark.slow
+def test_products_of_the_first_arguments_are_those_of_the_latest_preparation() -> None:
+    def function(left: Tensor, right: Tensor, x: Tensor) -> list[Tensor]:
+        return [left @ right @ x, (right + x).sin()]
+
+    prepare = compiled_in_stages(function, function)
+    for start in range(3):
+        left, right, *others = torch.arange(start, start + 36.0).view(4, 3, 3)
+        prepared = prepare(left, right)
+        for x in others:
+            for value, expected in zip(prepared(x), function(left, right, x), strict=True):
+                torch.testing.assert_close(value, expected)
 
 
 @pytest.fixture

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
 
 import torch
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.dialect.common.cse_pass import CSEPass
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
@@ -19,29 +21,47 @@ OPTIONS: dict[str, Any] = {
     # Keep attention weights in memory: written into the sums that read them, they are divided again each time.
     "realize_opcount_threshold": 4,
 }
+PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.bmm.default)
 
 
 def compiled_or_plain(compilable: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function at its first call; where that fails (no compiler), run the plain one and say so once."""
-    working: Callable[..., Any] | None = None
-
-    def call(*arguments: Any) -> Any:
-        nonlocal working
-        if working is None:
-            try:
-                working = _compiled(compilable, arguments)
-                return working(*arguments)
-            except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
-                logger.warning("Not compiled, so slower: %s", str(error).strip().splitlines()[0])
-                working = plain
-        return working(*arguments)
-
-    return call
+    return compiled_in_stages(compilable, plain)()
 
 
-def _compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any]:
+def compiled_in_stages(compilable: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Callable[..., Any]]:
+    """The same for a function asked many times with the same first arguments.
+
+    Called with those arguments, it gives the function of the others; matrix products of the first
+    alone are computed once for all calls of that function.
+    """
+    working: Callable[..., Callable[..., Any]] | None = None
+
+    def prepare(*first: Any) -> Callable[..., Any]:
+        prepared: Callable[..., Any] | None = None
+
+        def call(*others: Any) -> Any:
+            nonlocal working, prepared
+            if working is None:
+                try:
+                    working = _compiled(compilable, first, others)
+                except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
+                    logger.warning("Not compiled, so slower: %s", str(error).strip().splitlines()[0])
+                    working = partial(partial, plain)
+            if prepared is None:
+                prepared = working(*first)
+            return prepared(*others)
+
+        return call
+
+    return prepare
+
+
+def _compiled(
+    function: Callable[..., Any], first: tuple[Any, ...], others: tuple[Any, ...]
+) -> Callable[..., Callable[..., Any]]:
     """A compiled form for arguments of these shapes alone, with nothing that checks them at each call."""
-    flat, structure = tree_flatten(arguments)
+    flat, structure = tree_flatten((*first, *others))
     result: TreeSpec
 
     def on_leaves(*leaves: Any) -> list[Any]:
@@ -56,5 +76,46 @@ def _compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Calla
     for node in traced.graph.nodes:
         # Each traced value brought its own fake mode; the compiler makes one for all.
         node.meta.clear()
-    inner = torch._inductor.compile(traced, examples, options=OPTIONS)
-    return lambda *values: tree_unflatten(inner(*tree_leaves(values)), result)
+    count = len(tree_leaves(first))
+    products, rest = _parted(traced, count)
+    once: Callable[..., Sequence[Any]] = (
+        torch._inductor.compile(products, examples[:count], options=OPTIONS) if products else lambda *_: ()
+    )
+    inner = torch._inductor.compile(rest, [*once(*examples[:count]), *examples], options=OPTIONS)
+
+    def prepare(*first: Any) -> Callable[..., Any]:
+        leaves = tree_leaves(first)
+        known = [*once(*leaves), *leaves]
+        return lambda *values: tree_unflatten(inner(*known, *tree_leaves(values)), result)
+
+    return prepare
+
+
+def _parted(traced: GraphModule, count: int) -> tuple[GraphModule | None, GraphModule]:
+    """The matrix products of the first `count` arguments alone, and the rest, which takes them before its arguments."""
+    arguments = [node for node in traced.graph.nodes if node.op == "placeholder"]
+    known = set(arguments[:count])
+    for node in traced.graph.nodes:
+        if node.op != "placeholder" and known.issuperset(node.all_input_nodes):
+            known.add(node)
+    products = [node for node in traced.graph.nodes if node in known and node.target in PRODUCTS]
+    if not products:
+        return None, traced
+    results = cast("list[Node]", traced.graph.output_node().args[0])
+    return _part(traced, arguments[:count], products), _part(traced, [*products, *arguments], results)
+
+
+def _part(traced: GraphModule, given: Sequence[Node], wanted: Sequence[Node]) -> GraphModule:
+    """What computes some values of a graph, given others."""
+    part = Graph()
+    copies = {node: part.placeholder(node.name) for node in given}
+    for node in traced.graph.nodes:
+        if (
+            node.op not in ("placeholder", "output")
+            and node not in copies
+            and copies.keys() >= set(node.all_input_nodes)
+        ):
+            copies[node] = part.node_copy(node, copies.__getitem__)
+    part.output([copies[node] for node in wanted])
+    part.eliminate_dead_code()
+    return GraphModule(traced, part)

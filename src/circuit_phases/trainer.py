@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from circuit_phases.abilities import SplitReading
-from circuit_phases.compilation import compiled_or_plain
+from circuit_phases.compilation import compiled_in_stages, compiled_or_plain
+from circuit_phases.evaluation import Evaluation
 from circuit_phases.fast import Batch, FastForm, Parameters
 from circuit_phases.files import UserError
 from circuit_phases.model import InContextTransformer
 from circuit_phases.sequences import TrainingBatches
 from circuit_phases.settings import RunSettings
-from circuit_phases.splits import PARTNERS, EvaluationSet
+from circuit_phases.splits import EvaluationSet
 from circuit_phases.world import World
 
 COMPILE_FROM_STEPS = 5_000
 """Shorter runs end before compilation has paid for itself."""
-EVALUATION_CHUNK = 256
 
 Built = TypeVar("Built")
 Device = Literal["auto", "cpu", "cuda"]
@@ -56,13 +55,7 @@ class Trainer:
         self.batches = TrainingBatches(world, seed, settings.training.batch_size)
         self._step_at = per_stretch(settings, lambda start: _step_of(self, start))
         self._answers_at = per_stretch(settings, self._answers_from)
-        self._readings = {split: SplitReading(split, sequences, world) for split, sequences in evaluation.items()}
-        self._chunks = [
-            (split, chunk)
-            for split in PARTNERS
-            if split in evaluation
-            for chunk in _chunks(split, evaluation, self.device)
-        ]
+        self._evaluation = Evaluation(evaluation, world, self.device)
 
     def batch(self, step: int) -> Batch:
         """The fresh sequences of one step."""
@@ -74,30 +67,15 @@ class Trainer:
 
     def evaluate(self, step: int) -> list[dict[str, Any]]:
         """What the model's answers to every frozen split say, as rows of the table `training`."""
-        answers_of = self._answers_at(step)
-        parts: dict[str, list[tuple[Tensor, Tensor]]] = {split: [] for split in self._readings}
-        with torch.no_grad():
-            for split, (batch, labels, skipped) in self._chunks:
-                # A split without a partner was asked twice, since the compiled form takes two sets of labels.
-                for each, answers in zip(
-                    (split, PARTNERS[split]), answers_of(self.parameters, self.constants, batch, labels), strict=True
-                ):
-                    if each is not None:
-                        parts[each].append(tuple(values[..., skipped:] for values in answers))
-        rows = []
-        for split, reading in self._readings.items():
-            log_probabilities, likeliest = (
-                torch.cat(values, dim=-1).cpu().numpy() for values in zip(*parts[split], strict=True)
-            )
-            rows += [{"step": step} | row for row in reading.rows(log_probabilities, likeliest)]
-        return rows
+        answers_of = self._answers_at(step)(self.parameters, self.constants)
+        return [{"step": step} | row for row in self._evaluation.rows(answers_of)]
 
-    def _answers_from(self, start: int) -> Callable[..., Any]:
-        """The queries' answers under the masks of a step, compiled where that pays."""
+    def _answers_from(self, start: int) -> Callable[..., Callable[..., Any]]:
+        """The queries' answers under a step's masks, of parameters and then of batches, compiled where that pays."""
         plain, compilable = (
             FastForm(self.model.at_step(start), elementwise).query_answers for elementwise in (False, True)
         )
-        return compiled_or_plain(compilable, plain) if compiles(self.settings) else plain
+        return compiled_in_stages(compilable, plain) if compiles(self.settings) else partial(partial, plain)
 
 
 class TrainerOfSeeds:
@@ -157,16 +135,3 @@ def _step_of(
 
     plain = of_form(elementwise=False)
     return compiled_or_plain(of_form(elementwise=True), plain) if compiles(trainer.settings) else plain
-
-
-def _chunks(
-    split: str, evaluation: EvaluationSet, device: torch.device
-) -> Iterator[tuple[Batch, tuple[Int64[Tensor, "N+1 n"], ...], int]]:
-    """Batches of one size, with the labels of a split and its partner, and how many sequences came before already."""
-    sequences, partner = evaluation[split], evaluation[PARTNERS[split] or split]
-    # A compiled form takes one size alone, so the last batch starts early and counts only its end.
-    size = min(EVALUATION_CHUNK, *(len(each) for each in evaluation.values()))
-    for start in range(0, len(sequences), size):
-        rows = slice(first := min(start, len(sequences) - size), first + size)
-        batch, other = (Batch.of(each[rows]).to(device) for each in (sequences, partner))
-        yield batch, (batch.labels, other.labels), start - first

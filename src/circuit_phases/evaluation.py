@@ -1,0 +1,60 @@
+"""Asks a model every frozen split in one go, and reads its answers (paper, Sec. 3 and 4, and beyond)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from circuit_phases.abilities import SplitReading
+from circuit_phases.fast import Batch
+from circuit_phases.splits import PARTNERS, EvaluationSet
+from circuit_phases.world import World
+
+SEQUENCES_AT_ONCE = 640
+"""Batches are as many as this asks for, and of one size."""
+
+
+class Evaluation:
+    """The frozen splits of a world as batches of one size, each batch with two sets of labels for the same items.
+
+    A compiled form takes one size and two sets alone. So the splits stand one after another, the last
+    batch ends with sequences of the first, and a split without a partner is asked twice.
+    """
+
+    def __init__(self, evaluation: EvaluationSet, world: World, device: torch.device) -> None:
+        self._readings = {split: SplitReading(split, sequences, world) for split, sequences in evaluation.items()}
+        pairs = [(split, partner) for split, partner in PARTNERS.items() if split in evaluation]
+        own = [Batch.of(evaluation[split]) for split, _ in pairs]
+        joined = Batch(*(torch.cat(parts, dim=-1) for parts in zip(*own, strict=True)))
+        others = torch.cat([evaluation[partner or split].labels.T for split, partner in pairs], dim=-1)
+        self._places: dict[str, tuple[int, slice]] = {}
+        count = 0
+        for split, partner in pairs:
+            place = slice(count, count := count + len(evaluation[split]))
+            self._places |= {split: (0, place)} | ({partner: (1, place)} if partner else {})
+        size = math.ceil(count / math.ceil(count / SEQUENCES_AT_ONCE))
+        self._batches = []
+        for start in range(0, count, size):
+            rows = torch.arange(start, start + size) % count
+            batch = Batch(*(values[..., rows] for values in joined)).to(device)
+            self._batches.append((batch, (batch.labels, others[..., rows].contiguous().to(device))))
+
+    @torch.no_grad()
+    def rows(self, answers_of: Callable[..., Any]) -> list[dict[str, Any]]:
+        """What the answers to every split say, as rows of the table `training`.
+
+        `answers_of` is `FastForm.query_answers` of some parameters.
+        """
+        answers = [answers_of(*batch) for batch in self._batches]
+        rows = []
+        for split, reading in self._readings.items():
+            which, place = self._places[split]
+            log_probabilities, likeliest = (
+                torch.cat(parts, dim=-1)[..., place].cpu().numpy()
+                for parts in zip(*(both[which] for both in answers), strict=True)
+            )
+            rows += reading.rows(log_probabilities, likeliest)
+        return rows
