@@ -24,6 +24,11 @@ include: "workflow/rules/remote.smk"
 include: "workflow/rules/report.smk"
 
 
+# A short job that is no process of its own cannot be measured; to try takes longer than many a job.
+if workflow.is_main_process:
+    without_benchmarks(each for each in workflow.rules if each.is_run)
+
+
 onerror:
     print(failures(failed_job_logs(log)), file=sys.stderr)
 

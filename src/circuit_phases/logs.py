@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,31 +38,6 @@ def job_log(path: Path | str | None = None) -> Iterator[None]:
             _say_where_to_look(path)
             raise SystemExit(1) from None
         raise
-
-
-@contextmanager
-def thread_log(path: Path | str) -> Iterator[None]:
-    """Log what this thread does to a file, a failure included, and leave all other logging as it is."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, mode="w")
-    own = threading.get_ident()
-    handler.addFilter(lambda record: record.thread == own)
-    logger = logging.getLogger("circuit_phases")
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    try:
-        yield
-    except UserError as error:
-        logger.error("%s", error)
-        _say_where_to_look(path)
-        raise
-    except Exception:
-        logger.exception("Unexpected failure; this is a defect worth reporting.")
-        _say_where_to_look(path)
-        raise
-    finally:
-        logger.removeHandler(handler)
-        handler.close()
 
 
 def last_lines(log: Path, count: int) -> list[str]:

@@ -20,38 +20,27 @@ def film():
     return data, animation(data)
 
 
-def shown_steps(film):
-    return list(film.new_frame_seq())
-
-
 def test_the_film_goes_from_step_0_over_every_checkpoint_in_view_to_the_last(film):
     _, moving = film
-    first = moving._fig.axes[0].get_xlim()[0]
+    first = moving.figure.axes[0].get_xlim()[0]
     in_view = [0, *(step for step in CHECKPOINTS if first <= step < 20_000), 20_000]
-    assert shown_steps(moving) == in_view + [20_000] * HOLD
+    assert moving.steps == in_view
     assert len(in_view) > 5
-    save_nothing(moving)
 
 
 def test_a_frame_shows_the_maps_and_the_accuracy_of_its_step(film):
     data, moving = film
-    step = shown_steps(moving)[-HOLD - 3]
-    moving._func(step)
-    (left, first), (right, second) = maps(moving._fig)
+    step = moving.steps[-3]
+    moving.show(step)
+    (left, first), (right, second) = maps(moving.figure)
     assert (left.get_title(), right.get_title()) == ("Layer 1", "Layer 2")
     for layer, shown in ((1, first), (2, second)):
         np.testing.assert_array_equal(shown.filled(np.nan), weights_in_table(data, 0, step, layer))
-    (dot,) = [line for line in moving._fig.axes[0].lines if line.get_marker() == "o"]
+    (dot,) = [line for line in moving.figure.axes[0].lines if line.get_marker() == "o"]
     assert dot.get_xdata() == [step]
     assert f"step {step:,}: accuracy {dot.get_ydata()[0]:.2f}" in {
-        text.get_text() for text in moving._fig.findobj() if hasattr(text, "get_text")
+        text.get_text() for text in moving.figure.findobj() if hasattr(text, "get_text")
     }
-    save_nothing(moving)
-
-
-def save_nothing(moving):
-    """Matplotlib warns of a film that was never drawn."""
-    moving._draw_was_started = True
 
 
 def test_both_films_are_written_with_all_frames(tmp_path, film):
@@ -60,8 +49,8 @@ def test_both_films_are_written_with_all_frames(tmp_path, film):
     save_films(moving, gif, mp4)
     with Image.open(gif) as image:
         # Equal frames at the end are kept as one that lasts longer.
-        steps = shown_steps(moving)
-        assert len(steps) - HOLD <= image.n_frames <= len(steps)
+        assert len(moving.steps) <= image.n_frames <= len(moving.steps) + HOLD
+        assert image.size == (960, 360)
     assert mp4.read_bytes()[4:8] == b"ftyp"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["film.gif", "film.mp4"]
 
@@ -72,7 +61,17 @@ def test_without_ffmpeg_the_way_out_is_told_and_nothing_is_left(tmp_path, film, 
     with pytest.raises(UserError, match="pip install imageio-ffmpeg"):
         save_films(film[1], tmp_path / "film.gif", tmp_path / "film.mp4")
     assert not list(tmp_path.iterdir())
-    save_nothing(film[1])
+
+
+def test_an_ffmpeg_that_fails_is_told_of_and_nothing_is_left(tmp_path, film, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "ffmpeg"
+    program.write_text("#!/bin/sh\ncat > /dev/null; echo no such encoder >&2; exit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/bin:/usr/bin")
+    with pytest.raises(UserError, match="no such encoder"):
+        save_films(film[1], tmp_path / "film.gif", tmp_path / "film.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
 
 
 def test_an_ffmpeg_on_the_path_needs_no_package(tmp_path, monkeypatch):

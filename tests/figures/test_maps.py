@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from looked_at import has_line, maps, metric_curve, panel, visible_texts, weights_in_table
@@ -16,8 +18,8 @@ TWO_HEADS = {0: {"heads": 2}}
 
 def swapped(data, table="circuits"):
     """The same with the numbers of two heads exchanged."""
-    data.tables[table]["head"] = 3 - data.tables[table]["head"]
-    return data
+    rows = data.tables[table]
+    return replace(data, tables=data.tables | {table: rows.assign(head=3 - rows["head"])})
 
 
 @pytest.mark.parametrize("name", ["maps", "sweep_maps"])

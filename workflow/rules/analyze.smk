@@ -23,7 +23,7 @@ rule circuits:
         sequences=configuration.analysis_sequences,
         code=code_of("circuits", script="circuits.py"),
     run:
-        inside("circuits.py", input, output, params, wildcards, threads, log)
+        in_worker("circuits.py", input, output, params, wildcards, threads, log)
 
 
 rule theory:
@@ -46,7 +46,7 @@ rule theory:
         run=run_parameters,
         code=code_of("theory", "ability_levels", script="theory.py"),
     run:
-        inside("theory.py", input, output, params, wildcards, threads, log)
+        in_worker("theory.py", input, output, params, wildcards, threads, log)
 
 
 rule phases:
@@ -70,4 +70,4 @@ rule phases:
         phases=configuration.phases.model_dump(),
         code=code_of("phases", script="phases.py"),
     run:
-        inside("phases.py", input, output, params, wildcards, threads, log)
+        in_worker("phases.py", input, output, params, wildcards, threads, log)

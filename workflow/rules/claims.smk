@@ -10,8 +10,6 @@ rule claims:
         f"{RESULTS}/logs/claims.log",
     benchmark:
         f"{RESULTS}/benchmarks/claims.tsv"
-    conda:
-        "../envs/circuit-phases.yaml"
     threads: 1
     resources:
         mem_mb=growing(4000),
@@ -19,8 +17,8 @@ rule claims:
     params:
         experiments={name: series_of(name) for name in configuration.experiments},
         code=code_of("claims", script="claims.py"),
-    script:
-        "../scripts/claims.py"
+    run:
+        in_worker("claims.py", input, output, params, wildcards, threads, log)
 
 
 rule finding:
@@ -34,8 +32,6 @@ rule finding:
         f"{RESULTS}/benchmarks/finding/{{figure}}.tsv"
     wildcard_constraints:
         figure=any_of(FINDING_NAMES),
-    conda:
-        "../envs/circuit-phases.yaml"
     threads: 1
     resources:
         mem_mb=growing(1500),
@@ -46,8 +42,8 @@ rule finding:
         code=lambda wildcards: code_of(
             FINDINGS[configuration.drawing(wildcards.figure)], script="finding.py"
         ),
-    script:
-        "../scripts/finding.py"
+    run:
+        in_worker("finding.py", input, output, params, wildcards, threads, log)
 
 
 rule findings:

@@ -10,8 +10,9 @@ from circuit_phases.configuration import TABLES_SECTION, parse_configuration
 from circuit_phases.claims import TABLES as CLAIM_TABLES
 from circuit_phases.figures import ANIMATIONS, FINDINGS, RUN_DRAWINGS, UNTRAINED_TABLES
 from circuit_phases.files import UserError, require_writable
-from circuit_phases.logs import failures, thread_log
+from circuit_phases.logs import failures
 from circuit_phases.tables import DATASET_TABLES
+from circuit_phases.workers import run_script
 from snakemake.exceptions import WorkflowError
 
 try:
@@ -91,15 +92,20 @@ wildcard_constraints:
     figure=any_of(FIGURE_NAMES),
 
 
-def inside(script, input, output, params, wildcards, threads, log):
-    """Run a short job's script inside Snakemake: a process of its own would take longer to start."""
+def in_worker(script, input, output, params, wildcards, threads, log):
+    """Run a short job's script in a process that stays for the next ones."""
     job = SimpleNamespace(
-        input=input, output=output, params=params, wildcards=wildcards, threads=threads
+        input=input,
+        output=output,
+        params=params,
+        wildcards=wildcards,
+        threads=threads,
+        log=log,
+        config=config,
+        scriptdir=str(SCRIPTS),
     )
-    path = SCRIPTS / script
     try:
-        with thread_log(log[0]):
-            exec(compile(path.read_text(), path, "exec"), {"snakemake": job})
+        run_script(SCRIPTS / script, job, processes=workflow.cores or 1)
     except UserError as error:
         raise WorkflowError(str(error)) from None
 
@@ -116,8 +122,13 @@ def cached(*names):
     What is taken from it took no time here, so that Snakemake refuses benchmarks beside it.
     """
     if workflow.workflow_settings.cache is not None:
-        for name in names:
-            workflow.get_rule(name)._benchmark = None
+        without_benchmarks(workflow.get_rule(name) for name in names)
+
+
+def without_benchmarks(rules):
+    """Let Snakemake measure nothing of these rules' jobs."""
+    for each in rules:
+        each._benchmark = None
 
 
 def run_parameters(wildcards):

@@ -22,7 +22,7 @@ rule dataset:
         seed=lambda wildcards: DATASETS[wildcards.dataset].world_seed,
         code=code_of("sequences", "datasets", script="dataset.py"),
     run:
-        inside("dataset.py", input, output, params, wildcards, threads, log)
+        in_worker("dataset.py", input, output, params, wildcards, threads, log)
 
 
 rule class_frequencies:
@@ -44,4 +44,6 @@ rule class_frequencies:
         run=run_parameters,
         code=code_of("world", script="class_frequencies.py"),
     run:
-        inside("class_frequencies.py", input, output, params, wildcards, threads, log)
+        in_worker(
+            "class_frequencies.py", input, output, params, wildcards, threads, log
+        )

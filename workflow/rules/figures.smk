@@ -11,8 +11,6 @@ rule figure:
         f"{RESULTS}/logs/figure/{{figure}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/figure/{{figure}}.tsv"
-    conda:
-        "../envs/circuit-phases.yaml"
     threads: 1
     resources:
         mem_mb=growing(1000),
@@ -27,8 +25,8 @@ rule figure:
             script="figure.py",
         ),
         caption=figure_caption,
-    script:
-        "../scripts/figure.py"
+    run:
+        in_worker("figure.py", input, output, params, wildcards, threads, log)
 
 
 rule figures:

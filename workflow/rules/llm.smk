@@ -167,8 +167,6 @@ rule llm_figure:
         f"{RESULTS}/logs/figure/{{llm_figure}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/figure/{{llm_figure}}.tsv"
-    conda:
-        "../envs/circuit-phases.yaml"
     threads: 1
     resources:
         mem_mb=growing(1000),
@@ -181,8 +179,8 @@ rule llm_figure:
             f"figures.{wildcards.llm_figure}", "figures.drawing", script="figure.py"
         ),
         caption=figure_caption,
-    script:
-        "../scripts/figure.py"
+    run:
+        in_worker("figure.py", input, output, params, wildcards, threads, log)
 
 
 rule llm:

@@ -22,13 +22,11 @@ rule report_pages:
         f"{RESULTS}/logs/report_pages.log",
     benchmark:
         f"{RESULTS}/benchmarks/report_pages.tsv"
-    conda:
-        "../envs/circuit-phases.yaml"
     threads: 1
     resources:
         mem_mb=growing(1000),
         runtime=growing(5),
     params:
         code=code_of("report", script="report_pages.py"),
-    script:
-        "../scripts/report_pages.py"
+    run:
+        in_worker("report_pages.py", input, output, params, wildcards, threads, log)

@@ -19,7 +19,7 @@ rule table:
         mem_mb=growing(2000),
         runtime=growing(5),
     run:
-        inside("table.py", input, output, params, wildcards, threads, log)
+        in_worker("table.py", input, output, params, wildcards, threads, log)
 
 
 rule tables:

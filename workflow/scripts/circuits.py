@@ -1,15 +1,16 @@
-# Runs inside Snakemake.
 from pathlib import Path
 
+from circuit_phases.logs import job_log
 from circuit_phases.stages import analyze_run, run_settings, use_threads
 
-use_threads(snakemake.threads)
-analyze_run(
-    run_settings(snakemake.params.run),
-    int(snakemake.wildcards.seed),
-    dataset=Path(snakemake.input[0]).parent,
-    checkpoints=Path(snakemake.input.checkpoints),
-    attention=Path(snakemake.output.attention),
-    circuits=Path(snakemake.output.circuits),
-    first=snakemake.params.sequences,
-)
+with job_log(snakemake.log[0]):
+    use_threads(snakemake.threads)
+    analyze_run(
+        run_settings(snakemake.params.run),
+        int(snakemake.wildcards.seed),
+        dataset=Path(snakemake.input[0]).parent,
+        checkpoints=Path(snakemake.input.checkpoints),
+        attention=Path(snakemake.output.attention),
+        circuits=Path(snakemake.output.circuits),
+        first=snakemake.params.sequences,
+    )

@@ -1,7 +1,8 @@
-# Runs inside Snakemake.
 from pathlib import Path
 
+from circuit_phases.logs import job_log
 from circuit_phases.stages import make_dataset, run_settings
 
-settings = run_settings(snakemake.params.world)
-make_dataset(settings, snakemake.params.seed, Path(snakemake.output.label_tables).parent)
+with job_log(snakemake.log[0]):
+    settings = run_settings(snakemake.params.world)
+    make_dataset(settings, snakemake.params.seed, Path(snakemake.output.label_tables).parent)

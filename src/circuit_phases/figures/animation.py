@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.animation import AbstractMovieWriter, FFMpegWriter, FuncAnimation, PillowWriter
-from matplotlib.artist import Artist
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
 
 from circuit_phases.figures.data import FigureData
 from circuit_phases.figures.panels import (
@@ -40,9 +42,29 @@ RATE, HOLD = 5, 10
 """Frames per second, one per checkpoint; times that the last is repeated."""
 
 
+@dataclass(frozen=True)
+class Film:
+    """A figure that shows one step of training after another; the last is held."""
+
+    figure: Figure
+    show: Callable[[int], None]
+    steps: list[int]
+
+    @styling
+    def frames(self) -> list[Image.Image]:
+        """A picture per step."""
+        canvas = FigureCanvasAgg(self.figure)
+        found = []
+        for step in self.steps:
+            self.show(step)
+            canvas.draw()
+            found.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+        return [*found, *found[-1:] * HOLD]
+
+
 @styling
-def animation(data: FigureData) -> FuncAnimation:
-    """A frame per checkpoint of the first run of the first series: step 0, then from where accuracy rises.
+def animation(data: FigureData) -> Film:
+    """The checkpoints of the first run of the first series: step 0, then from where accuracy rises.
 
     `data` holds the tables training, attention, phases and theory.
 
@@ -56,6 +78,7 @@ def animation(data: FigureData) -> FuncAnimation:
     layers, heads = (len({place[axis] for place in places}) for axis in (0, 1))
     saved = checkpoints(data, run, seed)
     figure = new_figure(WIDTH, 0.8 + 1.6 * max(heads, 1))
+    figure.set_dpi(DOTS)
     left, right = figure.subfigures(1, 2, width_ratios=[1.1, layers], squeeze=False)[0]
     axes, grid = left.subplots(), right.subplots(heads, layers, squeeze=False)
     curve, found = training_curve(data, run, seed), phases(data, run, seed)
@@ -75,44 +98,41 @@ def animation(data: FigureData) -> FuncAnimation:
     grid[0, 0].set_ylabel("attending token")
     title = right.suptitle("step 0", color=INK)
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)
     first = axes.get_xlim()[0]
     shown = [step for step in saved if step == saved[0] or step >= first]
 
-    def show(step: int) -> list[Artist]:
+    def show(step: int) -> None:
         accuracy = np.interp(step, curve.index, curve)
         dot.set_data([max(step, first)], [accuracy])
         title.set_text(f"step {step:,}: accuracy {accuracy:.2f}")
         for (layer, head), mesh in maps.items():
             mesh.set_array(np.ma.masked_invalid(attention_map(data, run, seed, step, layer, head)))
-        return [dot, title, *maps.values()]
 
-    return FuncAnimation(figure, show, frames=[*shown, *shown[-1:] * HOLD], interval=1000 / RATE, blit=False)
+    return Film(figure, show, shown)
 
 
-@styling
-def save_films(film: FuncAnimation, gif: Path, mp4: Path) -> None:
+def save_films(film: Film, gif: Path, mp4: Path) -> None:
     """Write both files, or neither.
 
     Raises:
-        UserError: if there is no ffmpeg, a folder cannot be written to, or the disk is full.
+        UserError: if there is no ffmpeg or it fails, a folder cannot be written to, or the disk is full.
     """
-    coded = ["-pix_fmt", "yuv420p", "-crf", "20", "-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact"]
-    with (
-        matplotlib.rc_context({"animation.ffmpeg_path": ffmpeg()}),
-        tempfile.TemporaryDirectory() as folder,
-        replacing(gif) as gif_file,
-        replacing(mp4) as mp4_file,
-    ):
-        writers: dict[Path, AbstractMovieWriter] = {
-            gif_file: PillowWriter(fps=RATE),
-            mp4_file: FFMpegWriter(fps=RATE, codec="h264", extra_args=coded),
-        }
-        for (target, writer), ending in zip(writers.items(), ("gif", "mp4"), strict=True):
-            # Both writers tell the format by the name's ending, which the temporary name has not.
-            written = Path(folder) / f"film.{ending}"
-            film.save(written, writer=writer, dpi=DOTS)
-            shutil.copyfile(written, target)
+    frames = film.frames()
+    width, height = frames[0].size
+    pixels = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(RATE), "-i", "-"]
+    coded = ["-c:v", "h264", "-pix_fmt", "yuv420p", "-crf", "20", "-threads", "1"]
+    coded += ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-f", "mp4"]
+    with replacing(gif) as gif_file, replacing(mp4) as mp4_file:
+        frames[0].save(gif_file, "gif", save_all=True, append_images=frames[1:], duration=1000 // RATE, loop=0)
+        done = subprocess.run(
+            [ffmpeg(), "-loglevel", "error", "-y", *pixels, *coded, str(mp4_file)],
+            input=b"".join(frame.tobytes() for frame in frames),
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode:
+            raise UserError(f"ffmpeg cannot write {mp4}: {done.stderr.decode(errors='replace').strip()}")
 
 
 def ffmpeg() -> str:

@@ -6,12 +6,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from circuit_phases.phases import PhaseSettings
 
 CIRCUITS = {1: "NCC", 2: "SCC", 3: "FCC"}
 """The circuit of each phase (paper, Sec. 4)."""
+
+ALL = 0
+"""Stands for all tasks together, which have numbers from 1."""
 
 Moment = Literal["early", "full"]
 """A moment of training whose attention maps can be shown; `readings.moment_step` finds it."""
@@ -45,11 +49,36 @@ class FigureData:
 
     def table(self, name: str, run: str, seed: int | None = None) -> pd.DataFrame:
         """The rows of one run, or of one run and seed."""
-        table = self.tables[name]
         if seed is None:
+            table = self.tables[name]
             return table[table["run"] == run]
-        return table.iloc[self._places[name].get((run, seed), [])]
+        table, places = self._by_run[name]
+        return table.iloc[places.get((run, seed), slice(0))]
+
+    def training_curve(self, run: str, seed: int, split: str, column: str, task: int | None) -> pd.Series[float]:
+        """A column of the table `training` by step, from step 1 on: of one task, or of all together."""
+        places = self._training_places.get((run, seed, split, task or ALL), [])
+        steps, values = (self._training[name][places] for name in ("step", column))
+        return pd.Series(values.astype(np.float64), index=steps.astype(np.int64), name=column)
 
     @cached_property
-    def _places(self) -> dict[str, dict[Any, Any]]:
-        return {name: dict(table.groupby(["run", "seed"]).indices) for name, table in self.tables.items()}
+    def _training(self) -> dict[str, np.ndarray]:
+        rows = self.tables["training"]
+        rows = rows[rows["step"] > 0].sort_values("step", kind="stable").fillna({"task": ALL})
+        return {str(name): rows[name].to_numpy() for name in rows}
+
+    @cached_property
+    def _training_places(self) -> dict[Any, Any]:
+        keys = pd.DataFrame({name: self._training[name] for name in ("run", "seed", "split", "task")})
+        return dict(keys.groupby(list(keys)).indices)
+
+    @cached_property
+    def _by_run(self) -> dict[str, tuple[pd.DataFrame, dict[Any, slice]]]:
+        """Every table with the rows of a run and seed together, and where they stand."""
+        found = {}
+        for name, table in self.tables.items():
+            places = table.groupby(["run", "seed"], sort=False).indices
+            ends = np.cumsum([len(rows) for rows in places.values()]).tolist()
+            slices = {key: slice(end - len(rows), end) for (key, rows), end in zip(places.items(), ends, strict=True)}
+            found[name] = table.iloc[np.concatenate([*places.values(), np.array([], dtype=int)])], slices
+        return found

@@ -41,9 +41,7 @@ def training_curve(
     data: FigureData, run: str, seed: int, split: str = "iid", column: str = "accuracy", task: int | None = None
 ) -> pd.Series[float]:
     """`accuracy` or `loss` of one task, or of all together, by step; step 0 has no place on a log axis."""
-    rows = data.table("training", run, seed)
-    of_task = rows["task"].isna() if task is None else (rows["task"] == task).fillna(False)
-    return _by_step(rows[(rows["split"] == split) & of_task & (rows["step"] > 0)], column)
+    return data.training_curve(run, seed, split, column, task)
 
 
 def circuit_curve(
@@ -54,12 +52,7 @@ def circuit_curve(
     rows = rows[(rows["metric"] == metric) & (rows["layer"] == layer) & (rows["step"] > 0)]
     if head is not None:
         rows = rows[rows["head"] == head]
-    return _by_step(rows, "value").groupby(level=0).max()
-
-
-def _by_step(rows: pd.DataFrame, column: str) -> pd.Series[float]:
-    steps = rows["step"].to_numpy(dtype=np.int64)
-    return pd.Series(rows[column].to_numpy(dtype=np.float64), index=steps, name=column).sort_index()
+    return rows.groupby("step")["value"].max()
 
 
 def median_curve(curves: Sequence[pd.Series[float]]) -> pd.Series[float]:

@@ -47,7 +47,7 @@ def styled(draw: Callable[[FigureData], Figure]) -> Callable[[FigureData], Figur
         drawn = draw(data)
         # Ticks are made at the first drawing, by the style that holds then; the layout stays as it is then.
         drawn.draw_without_rendering()
-        drawn.set_layout_engine("none")
+        drawn.set_layout_engine(None)
         return drawn
 
     return figure
