@@ -15,7 +15,7 @@ rule attribution:
         "../envs/circuit-phases.yaml"
     threads: 1
     resources:
-        mem_mb=growing(1500),
+        mem_mb=growing(2000),
         runtime=growing(30),
     params:
         run=run_parameters,

@@ -34,7 +34,7 @@ rule finding:
         figure=any_of(FINDING_NAMES),
     threads: 1
     resources:
-        mem_mb=growing(1500),
+        mem_mb=growing(2000),
         runtime=growing(10),
     params:
         drawing=lambda wildcards: configuration.drawing(wildcards.figure),

@@ -13,7 +13,7 @@ rule figure:
         f"{RESULTS}/benchmarks/figure/{{figure}}.tsv"
     threads: 1
     resources:
-        mem_mb=growing(1000),
+        mem_mb=growing(2000),
         runtime=growing(5),
     params:
         drawing=lambda wildcards: configuration.drawing(wildcards.figure),
