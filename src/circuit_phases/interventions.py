@@ -78,7 +78,7 @@ def full_pass(model: InContextTransformer, sequences: Sequences) -> Pass:
     for layer in range(len(model.layers)):
         patterns.append(_pattern(model, streams[-1], layer))
         streams.append(_after(model, streams[-1], patterns[-1], layer))
-    return Pass(tuple(streams), tuple(patterns), _read_out(model, streams[-1]))
+    return Pass(tuple(streams), tuple(patterns), model.classify(streams[-1][:, -1]))
 
 
 def logits_from(
@@ -91,7 +91,7 @@ def logits_from(
     for index in range(layer, len(model.layers)):
         given = pattern if index == layer else None
         u = _after(model, u, _pattern(model, u, index) if given is None else given, index)
-    return _read_out(model, u)
+    return model.classify(u[:, -1])
 
 
 def _rows(model: InContextTransformer, layer: int) -> slice:
@@ -112,21 +112,7 @@ def _after(
     """The stream after a layer that attends as given."""
     weights = _layer(model, layer)
     heads = torch.einsum("nhid,hwd->nihw", torch.einsum("nhij,njd->nhid", p, u), weights.value)
-    written = heads.flatten(2) if weights.output is None else torch.einsum("nihw,hdw->nid", heads, weights.output)
-    u = u[:, _rows(model, layer)] + written
-    if weights.standard:
-        u = weights.norm(u)
-        u = u + weights.feed_forward_out(functional.relu(weights.feed_forward_in(u)))
-    return u
-
-
-def _read_out(model: InContextTransformer, u: Float[Tensor, "n R d"]) -> Float[Tensor, "n L"]:
-    u = u[:, -1]
-    *hidden_layers, last = model.classifier
-    for hidden in hidden_layers:
-        u = functional.relu(hidden(u))
-    logits: Tensor = last(u)
-    return logits
+    return weights.written(u[:, _rows(model, layer)], heads)
 
 
 def _layer(model: InContextTransformer, layer: int) -> Layer:

@@ -58,10 +58,14 @@ class InContextTransformer(nn.Module):
         for layer, mask in zip(self.layers, self.masks, strict=True):
             u, p = layer(u, mask)
             attention.append(p)
-        u = u[:, self.readout]
+        return Output(self.classify(u[:, self.readout]), torch.stack(attention, dim=1))
+
+    def classify(self, u: Float[Tensor, "*n d"]) -> Float[Tensor, "*n L"]:
+        """The classifier's logits at any tokens."""
         for hidden in self.classifier[:-1]:
             u = functional.relu(hidden(u))
-        return Output(self.classifier[-1](u), torch.stack(attention, dim=1))
+        logits: Tensor = self.classifier[-1](u)
+        return logits
 
     def attention(self, sequences: Sequences) -> Float[Tensor, "n layers heads S S"]:
         """The attention of every layer and head, without the answer."""
@@ -140,9 +144,12 @@ class Layer(nn.Module):
         """The residual stream after the layer, and the attention p[query token, key token]."""
         p = self.pattern(u, mask)
         v = torch.einsum("njd,hwd->nhjw", u, self.value)
-        heads = torch.einsum("nhij,nhjw->nihw", p, v)
+        return self.written(u, torch.einsum("nhij,nhjw->nihw", p, v)), p
+
+    def written(self, u: Float[Tensor, "n R d"], heads: Float[Tensor, "n R heads w"]) -> Float[Tensor, "n R d"]:
+        """The residual stream of some tokens after the layer, given what their heads have read."""
         u = u + (heads.flatten(2) if self.output is None else torch.einsum("nihw,hdw->nid", heads, self.output))
-        return self.transformed(u), p
+        return self.transformed(u)
 
     def transformed(self, u: Float[Tensor, "n S d"]) -> Float[Tensor, "n S d"]:
         """What follows attention: in the standard transformer layer norm and feed-forward, else nothing."""
