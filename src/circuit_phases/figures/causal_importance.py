@@ -38,7 +38,11 @@ MARKS = {
 @styled
 def figure(data: FigureData) -> Figure:
     """Above, accuracy and what hangs on each circuit; below, a row per edge family and a column per layer."""
-    return per_series(data, PAGE, 5.2, _draw)
+    drawn = per_series(data, PAGE / 2 if len(data.series) > 2 else PAGE, 4.6, _draw)
+    found = [phase for series in data.series for phase in phases(data, series.run, series.seeds[0])]
+    most = max(data.series, key=lambda series: len(series.seeds), default=None)
+    legend_above(drawn, _legend(found), dark_note(most) if most else "")
+    return drawn
 
 
 def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
@@ -57,7 +61,7 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
         importance = [circuit_importance(data, series.run, seed) for seed in series.seeds]
         for phase in CIRCUITS:
             seed_curves(grid[0, 1], [of_seed[phase] for of_seed in importance if of_seed], CIRCUIT_COLOURS[phase])
-        grid[0, 1].set_title("Accuracy that hangs on each circuit, at most")
+        grid[0, 1].set_title("On each circuit, at most")
     for row, (edge, name) in zip(grid[1:], METRICS.items(), strict=True):
         for axes, layer in zip(row, layers, strict=True):
             _edges(axes, data, series, edge, layer)
@@ -67,7 +71,6 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
         step_axis(axes, accuracy, label=axes in grid[-1])
         accuracy_axis(axes, "")
         axes.set_ylim(bottom=-0.08)
-    legend_above(part, _legend(found), dark_note(series))
 
 
 def _edges(axes: Axes, data: FigureData, series: Series, edge: str, layer: int) -> None:
