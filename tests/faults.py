@@ -38,6 +38,8 @@ CONFIG = {
     "headline": ["fig02", "fig04"],
 }  # fmt: skip
 TARGETS = ("headline", *(f"results/tables/{name}.parquet" for name in ("runs", "training", "circuits")))
+JOBS = ("/.snakemake/scripts/", "spawn_main")
+"""What the commands of processes that do jobs hold: of a training's own, and of those that stay for short jobs."""
 KILLS = ("job, SIGKILL", "job, SIGTERM", "all, SIGKILL", "snakemake, SIGKILL")
 
 
@@ -128,7 +130,7 @@ class Campaign:
     def _signal(self, process: subprocess.Popen[str], whom: str, number: signal.Signals) -> bool:
         parent = psutil.Process(process.pid)
         children = parent.children(recursive=True)
-        jobs = [child for child in children if any("/.snakemake/scripts/" in part for part in _command(child))]
+        jobs = [child for child in children if any(mark in part for part in _command(child) for mark in JOBS)]
         victims = {"job": jobs[:1] and [self.random.choice(jobs)], "all": [parent, *children], "snakemake": [parent]}
         for victim in victims[whom]:
             try:
