@@ -6,7 +6,7 @@ BIN := .venv/bin
 .PHONY: quickstart report test benchmark faults test-slurm docs format schema setup reference clean
 
 quickstart: setup
-	$(BIN)/snakemake -j$(CORES) headline tables --config scope=headline seeds_limit=2
+	$(BIN)/snakemake -j$(CORES) headline tables --config scope=headline seeds_limit=1
 
 # One HTML file with every figure, its caption and the tables, of what `snakemake` has made.
 report: setup

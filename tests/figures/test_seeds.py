@@ -23,14 +23,15 @@ def test_seeds_have_a_panel_each_with_their_phases_and_ceilings(drawn, three_pha
     assert len(limits) == 1, "seeds cannot be compared"
 
 
-def test_more_seeds_than_fit_beside_each_other_go_on_in_the_next_row():
+def test_more_seeds_than_fit_beside_each_other_stand_in_rows_as_long_as_each_other():
     data = figure_data({"a": "a", "b": "b"}, a={seed: {} for seed in range(6)}, b={0: shifted(1, ())})
     figure = draw("seeds", data)
     shown = [axes for axes in figure.axes if axes.axison]
     assert [axes.get_title(loc="left") for axes in shown] == [*(f"seed {seed}" for seed in range(6)), "seed 0"]
     heights = [round(axes.get_position().y0, 2) for axes in shown]
-    assert heights[:4] == [heights[0]] * 4
-    assert heights[4] == heights[5] < heights[0]
+    assert heights[:3] == [heights[0]] * 3
+    assert heights[3:6] == [heights[3]] * 3
+    assert heights[3] < heights[0]
     assert "no phase" in {text.get_text() for text in shown[-1].texts}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -39,11 +41,13 @@ MEANING = {
 @styled
 def figure(data: FigureData) -> Figure:
     """A panel per seed, a block of panels per series, all over the same steps."""
-    rows = [max(-(-len(series.seeds) // COLUMNS), 1) for series in data.series] or [1]
+    most = max((len(series.seeds) for series in data.series), default=1)
+    # As full as they can be, rows of one length: five panels stand as three and two.
+    columns = ceil(most / ceil(most / COLUMNS))
+    rows = [ceil(len(series.seeds) / columns) for series in data.series] or [1]
     drawn = new_figure(PAGE, 0.4 + sum(0.35 + 1.5 * count for count in rows))
     parts = drawn.subfigures(len(rows), 1, height_ratios=[0.35 + 1.5 * count for count in rows], squeeze=False)[:, 0]
     curves = [curve for series in data.series for curve in splits(data, series)]
-    columns = min(max((len(series.seeds) for series in data.series), default=1), COLUMNS)
     for part, series, count in zip(parts, data.series, rows, strict=False):
         part.suptitle(series.label)
         grid = part.subplots(count, columns, squeeze=False).ravel()
