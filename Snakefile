@@ -24,13 +24,21 @@ include: "workflow/rules/remote.smk"
 include: "workflow/rules/report.smk"
 
 
-# A short job that is no process of its own cannot be measured; to try takes longer than many a job.
 if workflow.is_main_process:
+    # A short job that is no process of its own cannot be measured; to try takes longer than many a job.
     without_benchmarks(each for each in workflow.rules if each.is_run)
+else:
+    # Jobs of a group that another machine does would each start a Snakemake of their own.
+    workflow.execution_settings.use_threads = True
 
 
 onerror:
-    print(failures(failed_job_logs(log)), file=sys.stderr)
+    print(
+        failures(failed_job_logs(log)),
+        "To look further: circuit-phases status",
+        sep="\n",
+        file=sys.stderr,
+    )
 
 
 rule all:

@@ -50,6 +50,7 @@ def tables_page() -> str:
         "claims": tables.CLAIMS,
         "census": tables.CENSUS,
         "departures": tables.DEPARTURES,
+        "abilities": tables.ABILITIES,
         "gradient_estimates": tables.GRADIENT_ESTIMATES,
         "prerequisites": tables.PREREQUISITES,
     }

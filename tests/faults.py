@@ -119,7 +119,7 @@ class Campaign:
         number = signal.Signals[what]
         hit = process.poll() is None and self._signal(process, whom, number)
         if whom == "job":
-            # The scheduler of a cluster kills a job; Snakemake reports it and ends.
+            # As for want of memory, or by a cluster's scheduler; Snakemake tries the job once more.
             process.communicate()
         else:
             process.kill()
@@ -140,7 +140,7 @@ class Campaign:
         return bool(victims[whom])
 
     def _wait_for_orphans(self) -> None:
-        """Jobs outlive a killed Snakemake; running again while they write is what locks are for, so half are left."""
+        """Trainings outlive a killed Snakemake and hold locks on what they write, so half of them are left running."""
         if self.random.random() < 0.5:
             return
         while any(str(self.folder) in " ".join(_command(process)) for process in psutil.process_iter()):

@@ -31,6 +31,7 @@ CONFIG = {
         "max_steps": 2400, "evaluation_interval": 150, "checkpoints": 8, "stop_after": 0,
     },
     "experiments": {"base": {"seeds": 2}},
+    "phases": {"dt": 150},
     "figures": {name: {"experiment": "base"} for name in ("fig01", "fig04", "fig14", "census", "animation")},
 }  # fmt: skip
 QUICK_CHECKS = "--slurm-init-seconds-before-status-checks=2"

@@ -23,11 +23,28 @@ def test_train_and_analyze_leave_the_tables_of_a_run(tmp_path: Path, capsys: pyt
     assert (tmp_path / "datasets").exists()
 
 
+def test_a_world_that_was_not_finished_is_drawn_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["dataset", "--set", *TINY, "--results", str(tmp_path)])
+    left = Path(capsys.readouterr().out.strip()) / "evaluation_sequences.parquet"
+    left.unlink()
+    main(["train", "--set", *TINY, "--results", str(tmp_path)])
+    assert left.exists()
+
+
+@pytest.mark.parametrize("number", [["--seed", "-1"], ["--threads", "0"], ["--seed", "one"]])
+def test_numbers_out_of_range_are_told(number: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", *number])
+    assert f"argument {number[0]}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["train", "--set", "T=0"], "--set: T = 0 is not allowed (>= 1)."),
         (["train", "--set", "T"], "--set T: write KEY=VALUE, such as T=2."),
+        (["train", "--set", "variant=mine"], "variant = 'mine' is not known"),
+        (["train", "--set", "masks=[[self]"], "--set masks=[[self]: the value is not YAML."),
         (["train", "--variant", "mine"], "variant = 'mine' is not known"),
         (["analyze", "--results", "nowhere"], "is missing"),
     ],

@@ -168,6 +168,11 @@ def test_defaults_reach_every_run_and_experiments_overrule_them() -> None:
         ("device", "gpu", "device = 'gpu' is not allowed ('auto', 'cpu' or 'cuda')."),
         ("results", "", "results = '' is not allowed"),
         ("phases.dt", 0, "phases: dt = 0 is not allowed (>= 1)."),
+        (
+            "phases.dt",
+            150,
+            "phases.dt = 150 is not allowed (a multiple of evaluation_interval = 100, as experiments.base",
+        ),
         ("phases.dtt", 1, "phases: dtt = 1: there is no such key."),
         ("outputs", "x", "outputs = 'x': there is no such key."),
     ],
@@ -202,3 +207,11 @@ def test_seeds_are_grouped_by_configuration() -> None:
     settings = RunSettings(), RunSettings.from_parameters(T=2)
     pairs = [RunSeed(settings[0], 0), RunSeed(settings[1], 5), RunSeed(settings[0], 1), RunSeed(settings[0], 4)]
     assert configuration.seed_groups(pairs) == [("paper", [0, 1]), ("paper", [4]), ("paper,T=2", [5])]
+
+
+def test_changed_groups_of_values_are_merged_as_snakemake_does(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("defaults: {variant: released_code, heads: 1}\nexperiments: {base: {seeds: 2}}\nfigures: {}\n")
+    configuration = load_configuration(path, defaults={"T": 2}, seeds_limit=1)
+    assert configuration.defaults == {"variant": "released_code", "heads": 1, "T": 2}
+    assert [series.seeds for series, _ in configuration.series("base")] == [(0,)]

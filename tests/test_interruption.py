@@ -309,6 +309,7 @@ def test_of_seeds_trained_together_each_stops_when_it_is_solved(tiny: Tiny, solv
     steps = [summary(tmp_path / str(seed))["steps"] for seed in (0, 1)]
     assert steps[0] != steps[1]
     assert_close(tmp_path / "0", solved)
+    assert_close(tmp_path / "1", run(settings, tmp_path / "alone", 1))
 
 
 @pytest.mark.parametrize("step", [35, 40])

@@ -105,6 +105,14 @@ def test_a_fresh_table_of_a_kind_without_duplicates_has_none() -> None:
     assert (context[:, 1:] > context[:, :-1]).all()
 
 
+def test_fresh_tables_of_fewer_classes_than_tokens_have_a_label_for_each() -> None:
+    _, splits = splits_of(T=2, K=4, L=4, N=8, B=4, p_B=1.0, label_tables="balanced")
+    for name in ("novel_task", "novel_class"):
+        fresh = splits[name]
+        same_class, same_label = (each[:, :, None] == each[:, None] for each in (fresh.classes, fresh.labels))
+        assert (same_class == same_label).all()
+
+
 def test_conflict_has_every_task_as_often_and_no_query_in_the_context(assert_follows: Follows) -> None:
     world, splits = splits_of(T=3, K=8, L=4, N=3, beta=2.0, p_B=1.0)
     conflict = splits["conflict"]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,7 +33,7 @@ def job(tmp_path: Path) -> Job:
 
 
 def process_that_ran(script: Path, job: SimpleNamespace) -> int:
-    run_script(script, job, processes=1)
+    run_script(script, job)
     return int(Path(job.output[0]).read_text())
 
 
@@ -58,14 +59,26 @@ def test_jobs_run_one_after_another_in_the_same_other_process(job: Job) -> None:
 def test_a_job_that_fails_names_its_log_which_says_why_and_the_process_goes_on(job: Job, text: str, said: str) -> None:
     script, failing = job(text)
     with pytest.raises(UserError, match=f"script.py failed: {failing.log[0]}"):
-        run_script(script, failing, processes=1)
+        run_script(script, failing)
     assert said in Path(failing.log[0]).read_text()
     assert process_that_ran(*job(WRITE_PROCESS))
 
 
-def test_a_killed_process_fails_its_job_alone(job: Job) -> None:
-    with pytest.raises(UserError, match=r"script\.py was killed"):
-        run_script(*job("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), processes=1)
+def test_a_killed_process_fails_its_job_alone(job: Job, tmp_path: Path) -> None:
+    wait = "import time\n    while not Path(snakemake.output[0]).exists(): time.sleep(0.01)"
+    (tmp_path / "other").mkdir()
+    script, waiting = (
+        tmp_path / "other" / "waits.py",
+        SimpleNamespace(output=[str(tmp_path / "go")], log=[str(tmp_path)]),
+    )
+    script.write_text(f"from pathlib import Path\nif True:\n    {wait}\n")
+    with ThreadPoolExecutor() as threads:
+        other = threads.submit(run_script, script, waiting)
+        with pytest.raises(UserError, match=r"script\.py was killed"):
+            run_script(*job("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))
+        assert not other.done()
+        (tmp_path / "go").touch()
+        other.result()
     assert process_that_ran(*job(WRITE_PROCESS))
 
 
@@ -75,7 +88,7 @@ def test_processes_end_with_the_one_that_started_them(job: Job, tmp_path: Path) 
     parent.write_text(
         "from pathlib import Path\nfrom types import SimpleNamespace\nfrom circuit_phases.workers import run_script\n"
         f"if __name__ == '__main__':\n"
-        f"    run_script(Path({str(script)!r}), SimpleNamespace(**{vars(waiting)!r}), processes=1)\n"
+        f"    run_script(Path({str(script)!r}), SimpleNamespace(**{vars(waiting)!r}))\n"
     )
     starter = subprocess.Popen([sys.executable, str(parent)])
     output = Path(waiting.output[0])

@@ -237,6 +237,7 @@ def figures(**changed: Any) -> dict[str, Any]:
 TABLES, ALL_FIGURES = 8, {"figure": 10, "animate": 1}
 SHOWN = {"figure": 8, "animate": 1, "finding": 3, "claims": 1}
 FROM_TRAINING = {"train": 4, "circuits": 4, "attribution": 1, "phases": 4, "table": TABLES - 2} | SHOWN
+FROM_WORLDS = FROM_TRAINING | {"dataset": 5, "class_frequencies": 2, "theory": 4, "table": TABLES, "figure": 10}
 CONFIG_CHANGES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "a value of one experiment": (
         experiments(induction_head={"set": {"T": 1, "p_B": 0.5}}),
@@ -296,6 +297,9 @@ CODE_CHANGES: dict[str, tuple[str, str, str, dict[str, int]]] = {
         f"{PACKAGE}/circuits.py", ".sum(-1)", ".sum(dim=-1)",
         {"circuits": 4, "table": 2, "figure": 5, "animate": 1, "claims": 1},
     ),
+    "a split": (
+        f"{PACKAGE}/splits.py", "import annotations\n", "import annotations\n\nSPARE = 1\n", FROM_WORLDS,
+    ),
     "model": (f"{PACKAGE}/model.py", "torch.finfo(scores.dtype).min", "-1e30", FROM_TRAINING),
     "training": (f"{PACKAGE}/training.py", "import json", "import json\nSPARE = 1", FROM_TRAINING),
     "theory": (
@@ -328,10 +332,7 @@ def test_a_change_of_code_reruns_exactly_what_it_decides(
     [
         ("matplotlib", ALL_FIGURES),
         # The sequences of a world are drawn by it too.
-        (
-            "torch",
-            FROM_TRAINING | {"dataset": 5, "class_frequencies": 2, "theory": 4, "table": TABLES, "figure": 10},
-        ),
+        ("torch", FROM_WORLDS),
         ("transformers", {}),
         ("pytest", {}),
     ],

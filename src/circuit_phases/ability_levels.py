@@ -48,10 +48,15 @@ class Level:
 def ability_levels(world: World, of_iid: Iterable[Ceiling]) -> list[Level]:
     """The levels of every split that a world has, given its ceilings on iid."""
     of_iid = list(of_iid)
-    if not world.settings.ability_sequences:
-        return [*_by_chance(world, SPLITS[:2]), *_at_best("iid", of_iid), *_at_best("random_label", of_iid[:2])]
     found = [*_at_best("iid", of_iid), *_at_best("random_label", of_iid[:2])]
-    found += _at_best("copy", _under(world, of_iid, p_B=1.0))
+    if world.settings.ability_sequences:
+        found += _of_ability_splits(world, of_iid)
+    present = {level.split for level in found}
+    return [*_by_chance(world, [split for split in SPLITS if split in present]), *found]
+
+
+def _of_ability_splits(world: World, of_iid: list[Ceiling]) -> list[Level]:
+    found = list(_at_best("copy", _under(world, of_iid, p_B=1.0)))
     best = most_frequent_share(world.settings)
     for split in ("novel_task", "novel_class"):
         values = {"ncc": 1 / world.settings.L, "scc": best, "fcc": 1.0}
@@ -60,8 +65,7 @@ def ability_levels(world: World, of_iid: Iterable[Ceiling]) -> list[Level]:
         conflict = _under(world, of_iid, p_B=0.0, query="excluded", beta=0.0)
         found += _at_best("conflict", conflict)
         found += [Level("no_context", "accuracy", circuit, conflict[0].accuracy) for circuit in ("ncc", "scc", "fcc")]
-    present = {level.split for level in found}
-    return [*_by_chance(world, [split for split in SPLITS if split in present]), *found]
+    return found
 
 
 def levels_table(levels: Iterable[Level], run: str, seed: int) -> pa.Table:

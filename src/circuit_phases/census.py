@@ -183,7 +183,7 @@ def _world_effect(runs: pd.DataFrame, name: str) -> dict[str, Any]:
 
 
 def _rank_correlation(worlds: pd.DataFrame, name: str, feature: str) -> dict[str, Any]:
-    """Spearman's correlation of a feature with the mean outcome of each world; p over all permutations of worlds."""
+    """Spearman's correlation of a feature with the mean outcome of each world; p by permutation of worlds."""
     held = worlds[[name, feature]].dropna()
     row = {"quantity": name, "statistic": "rank_correlation", "predictor": feature, "observations": len(held)}
     if len(held) < 3 or (held.round(12).nunique() < 2).any():

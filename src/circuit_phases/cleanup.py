@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from circuit_phases.settings import nearest
 
 ANALYSED = ("attention.parquet", "circuits.parquet")
 """What checkpoints are needed for; once it is there, the rest of the workflow does without them."""
+ATTRIBUTED = "attribution.parquet"
+"""What they are needed for too, of the trainings that figures ask interventions of."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,16 @@ def unneeded_checkpoints(configuration: Configuration, experiments: Sequence[str
     folders = _folders_of_experiments(configuration)
     _require_known(experiments, folders)
     wanted = dict.fromkeys(folder for name in experiments or folders for folder in folders[name])
+    asked = {
+        _paths(configuration).run(each.settings.name, each.seed) for each in configuration.run_seeds("attribution")
+    }
     if not experiments:
         wanted |= dict.fromkeys(unused_runs(configuration))
     return [
         folder / "checkpoints"
         for folder in wanted
-        if (folder / "checkpoints").exists() and all((folder / name).exists() for name in ANALYSED)
+        if (folder / "checkpoints").exists()
+        and all((folder / name).exists() for name in (*ANALYSED, *[ATTRIBUTED] * (folder in asked)))
     ]
 
 
@@ -132,13 +139,14 @@ def size(paths: Iterable[Path]) -> int:
     """Bytes of files and folders; a file with several names counts once."""
     sizes: dict[tuple[int, int], int] = {}
     for path in paths:
-        for file in path.rglob("*") if path.is_dir() else [path]:
+        # Folders of trainings that end meanwhile vanish, which os.walk takes.
+        inside = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+        for file in inside if path.is_dir() else [path]:
             try:
                 found = file.lstat()
             except OSError:
                 continue
-            if not file.is_dir():
-                sizes[found.st_dev, found.st_ino] = found.st_size
+            sizes[found.st_dev, found.st_ino] = found.st_size
     return sum(sizes.values())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def _dataset(settings: RunSettings, seed: int, paths: Paths, _: argparse.Namespa
 def _train(settings: RunSettings, seed: int, paths: Paths, options: argparse.Namespace) -> None:
     stages.use_threads(options.threads)
     dataset = paths.dataset(settings.dataset_name(seed))
-    if not dataset.exists():
+    if not stages.is_dataset(dataset):
         stages.make_dataset(settings, seed, dataset)
     folder = paths.run(settings.name, seed)
     stages.train_seeds(settings, [seed], [dataset], [folder], options.device)
@@ -108,14 +108,25 @@ def _parser() -> argparse.ArgumentParser:
         step = steps.add_parser(name, help=meaning, description=meaning)
         step.add_argument("--variant", default="paper", help="paper or released_code")
         step.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="parameters, such as T=2 heads=2")
-        step.add_argument("--seed", type=int, default=0, help="seed of the training")
+        step.add_argument("--seed", type=_whole_from(0), default=0, help="seed of the training")
         step.add_argument("--results", type=Path, default=Path("results"), help="folder of all outputs")
         if name == "train":
             step.add_argument("--device", choices=DEVICES, default="auto", help="device to train on")
-        step.add_argument("--threads", type=int, default=1, help="threads to use")
+        step.add_argument("--threads", type=_whole_from(1), default=1, help="threads to use")
     _add_compare(steps)
     _add_results(steps)
     return parser
+
+
+def _whole_from(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is not allowed (>= {least})")
+        return value
+
+    number.__name__ = "whole number"
+    return number
 
 
 def _add_results(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -133,7 +144,12 @@ def _add_results(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         if name == "status":
             step.add_argument("--all", action="store_true", help="list the trainings that are done or waiting too")
             step.add_argument(
-                "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="look again every so often (5)"
+                "--watch",
+                type=_whole_from(1),
+                nargs="?",
+                const=5,
+                metavar="SECONDS",
+                help="look again every so often (5)",
             )
         if name == "clean":
             step.add_argument("what", choices=("checkpoints", "results", "unused"), help="what to remove")
@@ -155,7 +171,7 @@ def _add_compare(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _settings(variant: str, assignments: Sequence[str]) -> RunSettings:
     try:
-        return RunSettings.from_parameters(variant, **_assigned("--set", assignments))
+        return RunSettings.from_parameters(**{"variant": variant} | _assigned("--set", assignments))
     except (ValidationError, RuleBroken) as error:
         raise UserError(f"--set: {one_line(error)}") from error
 
@@ -166,5 +182,8 @@ def _assigned(option: str, assignments: Sequence[str]) -> dict[str, Any]:
         key, equals, value = assignment.partition("=")
         if not equals:
             raise UserError(f"{option} {assignment}: write KEY=VALUE, such as T=2.")
-        values[key] = yaml.safe_load(value)
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"{option} {assignment}: the value is not YAML. Close brackets and quotes.") from None
     return values

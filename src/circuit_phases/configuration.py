@@ -184,7 +184,13 @@ class Configuration(Settings):
         except (ValidationError, RuleBroken) as error:
             raise RuleBroken(f"defaults: {one_line(error)}") from error
         for name in self.experiments:
-            self.series(name)
+            for _, settings in self.series(name):
+                interval = settings.training.evaluation_interval
+                if self.phases.dt % interval:
+                    raise RuleBroken(
+                        f"phases.dt = {self.phases.dt} is not allowed (a multiple of evaluation_interval = {interval}, "
+                        f"as experiments.{name} has it)."
+                    )
         for name, figure in self.figures.items():
             labels = [series.label for series, _ in self.series(figure.experiment)]
             for label in figure.maps.keys() - set(labels):
@@ -306,7 +312,7 @@ class RunSeed:
         return self.settings.dataset_name(self.seed)
 
 
-def load_configuration(path: Path | str, **changes: Any) -> Configuration:
+def load_configuration(path: Path | str, /, **changes: Any) -> Configuration:
     """Read and check a config file, with some of its top-level values changed.
 
     Raises:
@@ -319,7 +325,17 @@ def load_configuration(path: Path | str, **changes: Any) -> Configuration:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())}).") from error
-    return parse_configuration(values | changes if isinstance(values, dict) else values, str(path))
+    return parse_configuration(_merged(values, changes) if isinstance(values, dict) else values, str(path))
+
+
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Values with changes over them, groups of values merged, as Snakemake does."""
+    groups = {
+        key: values[key]
+        for key, change in changes.items()
+        if isinstance(change, dict) and isinstance(values.get(key), dict)
+    }
+    return values | changes | {key: _merged(group, changes[key]) for key, group in groups.items()}
 
 
 def parse_configuration(values: Any, source: str = "config.yaml") -> Configuration:

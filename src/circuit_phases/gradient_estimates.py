@@ -26,6 +26,7 @@ def phased_effects(data: FigureData, series: Series) -> pd.DataFrame:
     for seed in series.seeds:
         plateaus = phases(data, series.run, seed)
         rows = data.table("attribution", series.run, seed)
+        rows = rows[rows["split"] == "iid"]
         rows = rows[(rows["intervention"] != "none") & ((rows["logit_change"] != 0) | (rows["logit_estimate"] != 0))]
         if plateaus and len(training_curve(data, series.run, seed)):
             steps = rows["step"].to_numpy(dtype=np.int64)

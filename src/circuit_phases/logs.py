@@ -54,9 +54,9 @@ def failed(log: Path) -> bool:
 
 
 def failures(logs: Iterable[Path]) -> str:
-    """The last lines of some logs, and the command that shows more."""
+    """The last lines of some logs."""
     parts = [f"{log}:\n" + "".join(f"    {line}\n" for line in last_lines(log, 6)) for log in logs if log.exists()]
-    return "\n".join([*parts, "To look further: circuit-phases status"])
+    return "\n".join(parts)
 
 
 def _say_where_to_look(path: Path | str | None) -> None:

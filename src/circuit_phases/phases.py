@@ -97,6 +97,8 @@ def _plateaus(
         if grid[end] - grid[start] < settings.width / (2 if cut_off else 1):
             continue
         stretch = curve[(decades >= grid[start]) & (decades <= grid[end] + 0.01)]
+        if stretch.empty:
+            continue
         phase = _circuit_at(float(stretch.median()), ceilings, settings.tolerance)
         if rows and rows[-1]["phase"] == phase and phase is not None:
             stretch = curve.loc[rows[-1]["start_step"] : stretch.index[-1]]

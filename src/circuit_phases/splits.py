@@ -103,4 +103,8 @@ def _fresh_labels(
         drawn = generator.integers(s.L, size=(n, tokens))
     # A class that stands several times has the label drawn at its first place.
     first = (classes[:, :, None] == classes[:, None, :]).to(torch.int8).argmax(dim=2)
+    if s.label_tables in ("balanced", "disjoint"):
+        # There are labels for K classes, which may be fewer than the tokens.
+        rank = (first == torch.arange(tokens)).cumsum(1) - 1
+        first = rank.gather(1, first)
     return torch.from_numpy(drawn).gather(1, first)

@@ -43,6 +43,13 @@ def make_dataset(settings: RunSettings, seed: int, folder: Path) -> None:
     write_dataset(World.draw(settings.world, settings.resolved_world_seed(seed)), folder)
 
 
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder holds all files of a world."""
+    from circuit_phases.datasets import FILES
+
+    return all((folder / f"{name}.parquet").exists() for name in FILES)
+
+
 def train_seeds(
     settings: RunSettings,
     seeds: Sequence[int],

@@ -167,7 +167,7 @@ def _curve(folder: Path) -> pd.Series:
 
 
 def _phase_so_far(curve: pd.Series, folder: Path, settings: RunSettings, rules: PhaseSettings) -> str | None:
-    """The phases gone through; the last one in words if accuracy has left it. None without the world's ceilings."""
+    """The phase that it is in, or `after` the last one. None without the world's ceilings."""
     theory = _frame(folder / "theory.parquet", THEORY)
     if theory is None or curve.empty:
         return None

@@ -26,7 +26,6 @@ _SEED = ("seed", pa.int64(), "seed of the training: weights and batches")
 _STEP = ("step", pa.int64(), "gradient steps taken")
 _LAYER = ("layer", pa.int64(), "attention layer, from 1")
 _HEAD = ("head", pa.int64(), "head, from 1")
-_TASK = ("task", pa.int64(), "task tau, from 1; null: all tasks together")
 
 
 def _parameter_fields() -> list[tuple[str, pa.DataType, str]]:

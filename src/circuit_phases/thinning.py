@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from circuit_phases.evidence import LAST
+
 EVALUATIONS = 300
 """Evaluations kept of a run, about, evenly on a logarithmic axis of steps."""
-LAST = 10
-"""Last evaluations kept, since a run's last accuracy is their median."""
 
 
 def thinned(training: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the table `training` at some evaluations of every run: those that a curve on a log axis needs."""
+    """The rows of the table `training` at some evaluations of every run: those that a curve on a log axis needs.
+
+    The last ones stay, since a run's last accuracy is their median.
+    """
     parts = [rows[rows["step"].isin(_kept(rows["step"]))] for _, rows in training.groupby(["run", "seed"], sort=False)]
     return pd.concat(parts, ignore_index=True) if parts else training
 

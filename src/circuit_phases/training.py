@@ -191,7 +191,7 @@ class _Run:
             self.trainer.parameters[name].copy_(tensor)
         self.step, self.done = step, self._nothing_left(step)
         self._seconds, self._since = state.seconds, time.monotonic()
-        self._losses, self._corrects = list(state.losses), list(state.corrects)
+        self._losses, self._corrects = (list(each.to(self.trainer.device)) for each in (state.losses, state.corrects))
 
     def stepped(self, step: int, loss: Tensor, correct: Tensor) -> None:
         """Note a step that was taken; evaluate and save weights where that is due."""
@@ -204,6 +204,8 @@ class _Run:
             self._record()
             self.done = self._nothing_left(step)
             if self.done:
+                # Of seeds trained together, those that are left go on changing the weights of all.
+                self._save_checkpoint()
                 self.save()
 
     def save(self) -> None:
@@ -216,7 +218,6 @@ class _Run:
 
     def finish(self) -> None:
         """Put the finished run into its place."""
-        self._save_checkpoint()
         write_table(self.folder / "training.parquet", table_from_rows(self._rows, TRAINING), TRAINING)
         write_table(self.folder / "run.parquet", table_from_rows([self._summary()], RUNS), RUNS)
         self._saved.publish_checkpoints(self.folder / "checkpoints")
@@ -269,7 +270,8 @@ class _Run:
 
     def _stop_diverged(self, first: int) -> NoReturn:
         saved = saved_checkpoints(self._saved.checkpoints)
-        good = max(step for step in saved if step < first)
+        # The loss of a step is that of the weights before it.
+        good = max((step for step in saved if step < first - 1), default=0)
         raise UserError(
             f"{self.settings.name} seed {self.seed}: the loss is not finite at step {first}. "
             f"Lower learning_rate (now {self.settings.training.learning_rate}); last weights: {saved[good]}."

@@ -9,37 +9,33 @@ import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
 from circuit_phases.files import UserError
 
-_starting = threading.Lock()
+_idle: list[ProcessPoolExecutor] = []
+"""Processes that wait for a job; each is a pool of its own, so that one that is killed takes no other with it."""
 
 
-def run_script(script: Path, job: SimpleNamespace, processes: int) -> None:
-    """Run a job's script, with the job as its `snakemake`, in one of so many processes, which later jobs use again.
+def run_script(script: Path, job: SimpleNamespace) -> None:
+    """Run a job's script, with the job as its `snakemake`, in a process that stays for later ones.
 
     Raises:
         UserError: if the job failed; the log has said why.
     """
-    with _starting:
-        pool = _pool(processes)
     try:
-        failed = pool.submit(_run, script, job).result()
+        process = _idle.pop()
+    except IndexError:
+        # Threads of the caller would not survive a fork.
+        process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_follow_parent)
+    try:
+        failed = process.submit(_run, script, job).result()
     except BrokenProcessPool:
-        with _starting:
-            _pool.cache_clear()
         raise UserError(f"The process that ran {script.name} was killed, maybe for want of memory.") from None
+    _idle.append(process)
     if failed:
         raise UserError(f"{script.name} failed: {job.log[0]}")
-
-
-@cache
-def _pool(processes: int) -> ProcessPoolExecutor:
-    # Threads of the caller would not survive a fork.
-    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_follow_parent)
 
 
 def _follow_parent() -> None:

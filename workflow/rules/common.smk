@@ -105,7 +105,7 @@ def in_worker(script, input, output, params, wildcards, threads, log):
         scriptdir=str(SCRIPTS),
     )
     try:
-        run_script(SCRIPTS / script, job, processes=workflow.cores or 1)
+        run_script(SCRIPTS / script, job)
     except UserError as error:
         raise WorkflowError(str(error)) from None
 

@@ -20,7 +20,7 @@ rule dataset:
     params:
         world=lambda wildcards: DATASETS[wildcards.dataset].settings.world.model_dump(),
         seed=lambda wildcards: DATASETS[wildcards.dataset].world_seed,
-        code=code_of("sequences", "datasets", script="dataset.py"),
+        code=code_of("splits", script="dataset.py"),
     run:
         in_worker("dataset.py", input, output, params, wildcards, threads, log)
 

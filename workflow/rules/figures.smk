@@ -60,7 +60,7 @@ rule animate:
         runtime=growing(15),
     params:
         series=figure_series,
-        code=code_of("figures.animation", script="animate.py"),
+        code=code_of("figures.animation", "report", script="animate.py"),
         caption=figure_caption,
     script:
         "../scripts/animate.py"

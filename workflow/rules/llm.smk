@@ -140,16 +140,14 @@ rule llm_table:
         f"{RESULTS}/logs/llm_table/{{llm_table}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/llm_table/{{llm_table}}.tsv"
-    conda:
-        "../envs/llm.yaml"
     threads: 1
     resources:
         mem_mb=growing(1000),
         runtime=growing(5),
     params:
         code=code_of("llm.summaries", script="llm_table.py"),
-    script:
-        "../scripts/llm_table.py"
+    run:
+        in_worker("llm_table.py", input, output, params, wildcards, threads, log)
 
 
 rule llm_figure:

@@ -17,6 +17,7 @@ from circuit_phases.census import census_table, configuration_of
 from circuit_phases.evidence import Trained, trained
 from circuit_phases.figures.data import FigureData
 from circuit_phases.figures.panels import legend_above, new_figure, phase_handles, phase_strip, step_axis
+from circuit_phases.figures.readings import TIME_NAMES
 from circuit_phases.figures.style import CIRCUIT_COLOURS, PAGE, SMALL, series_looks, styled
 
 OUTCOME_NAMES = {
@@ -24,14 +25,6 @@ OUTCOME_NAMES = {
     "skips_1": "skips Phase 1",
     "skips_2": "skips Phase 2",
     "no_phase_3": "no Phase 3 in time",
-}
-TIME_NAMES = {
-    "phase_1_start": "Phase 1 starts",
-    "phase_1_end": "Phase 1 ends",
-    "phase_2_start": "Phase 2 starts",
-    "phase_2_end": "Phase 2 ends",
-    "phase_3_start": "Phase 3 starts",
-    "solved_step": "accuracy 0.99",
 }
 FEATURE_NAMES = {
     "ncc_ceiling": "NCC's ceiling",

@@ -8,9 +8,9 @@ from matplotlib.patches import Patch
 from matplotlib.typing import LineStyleType
 
 from circuit_phases.figures.data import FigureData, Series
-from circuit_phases.figures.panels import accuracy_axis, legend_above, per_series, splits, step_axis
+from circuit_phases.figures.panels import accuracy_axis, legend_above, per_series, splits, step_axis, words_instead
 from circuit_phases.figures.readings import METRICS, circuit_curve, layers_and_heads, moment_step
-from circuit_phases.figures.style import CIRCUIT_COLOURS, GREY, HEAD_STYLES, INK, PAGE, styled
+from circuit_phases.figures.style import CIRCUIT_COLOURS, HEAD_STYLES, INK, PAGE, styled
 from circuit_phases.heads import Role, head_roles
 
 ACCURACY_COLOUR = "#aaaaaa"
@@ -33,7 +33,7 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     circuits = data.table("circuits", series.run, seed)
     heads = layers_and_heads(circuits)
     if not heads:
-        part.text(0.5, 0.5, "no circuits measured", ha="center", va="center", color=GREY)
+        words_instead(part, "no circuits measured")
         return
     step = moment_step(data, series.run, seed, "full")
     roles = head_roles(circuits, step)

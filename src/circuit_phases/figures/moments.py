@@ -9,9 +9,8 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import FigureBase
 
 from circuit_phases.figures.data import FigureData, Series
-from circuit_phases.figures.panels import draw_attention
+from circuit_phases.figures.panels import draw_attention, words_instead
 from circuit_phases.figures.readings import attention_map, layers_and_heads, moment_step, training_curve
-from circuit_phases.figures.style import GREY
 from circuit_phases.heads import head_roles
 
 MAP_SIZE = 1.5
@@ -90,7 +89,7 @@ def _size(rows: list[list[Block]]) -> float:
 def draw_blocks(part: FigureBase, data: FigureData, rows: list[list[Block]]) -> None:
     """Every block under its name, with one bar of colours for all."""
     if not rows:
-        part.text(0.5, 0.5, "no attention saved", ha="center", va="center", color=GREY)
+        words_instead(part, "no attention saved")
         return
     width = blocks_width(rows)
     left, right = part.subfigures(1, 2, width_ratios=[width * _size(rows), BAR_WIDTH], squeeze=False)[0]

@@ -9,16 +9,11 @@ from matplotlib.ticker import NullFormatter
 
 from circuit_phases.figures.data import FigureData
 from circuit_phases.figures.panels import legend_above, new_figure
+from circuit_phases.figures.readings import TIME_NAMES
 from circuit_phases.figures.style import GREY, PAGE, styled
 from circuit_phases.figures.sweeps import draw_sweep, looks, series_legend, sweep_height
 from circuit_phases.prerequisites import QUANTITIES, prerequisites_table
 
-NAMES = {
-    "phase_1_start": "Phase 1 starts",
-    "phase_2_start": "Phase 2 starts",
-    "phase_3_start": "Phase 3 starts",
-    "solved_step": "accuracy 0.99",
-}
 NEVER = 30.0
 """Where on the axis of ratios stands what did not come."""
 
@@ -57,8 +52,8 @@ def _ratios(axes: Axes, data: FigureData) -> None:
             ):
                 axes.plot(values, [row + shift] * len(values), marker, color=colour, markersize=3)
     axes.axvline(1, color=GREY, linewidth=0.6, zorder=0)
-    axes.set_yticks(range(len(NAMES)), list(NAMES.values()))
-    axes.set_ylim(len(NAMES) - 0.5, -0.5)
+    axes.set_yticks(range(len(QUANTITIES)), [TIME_NAMES[quantity] for quantity in QUANTITIES])
+    axes.set_ylim(len(QUANTITIES) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.set(xscale="log", xlim=(0.2, NEVER * 1.4), xlabel="step over that of the free run of the same seed")
     ticks = [0.25, 0.5, 1, 2, 4, 8]

@@ -7,9 +7,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure, FigureBase
 
 from circuit_phases.figures.data import FigureData
-from circuit_phases.figures.panels import new_figure, token_labels
+from circuit_phases.figures.panels import new_figure, token_labels, words_instead
 from circuit_phases.figures.readings import attention_map, checkpoints, layers_and_heads
-from circuit_phases.figures.style import GREY, PAGE, SMALL, styled
+from circuit_phases.figures.style import PAGE, SMALL, styled
 from circuit_phases.figures.sweeps import draw_sweep, looks, series_legend, sweep_height
 
 EDGES_HEIGHT = 2.5
@@ -31,7 +31,7 @@ def _draw_edges(part: FigureBase, data: FigureData) -> None:
     """A square per attending token (row) and token attended to (column): dark where attention is not cut off."""
     layers = sorted({layer for layer, _ in layers_and_heads(data.tables["attention"])})
     if not layers:
-        part.text(0.5, 0.5, "no attention saved", ha="center", va="center", color=GREY)
+        words_instead(part, "no attention saved")
         return
     part.suptitle("Edges kept: attending token (rows), token attended to (columns)", fontsize="medium")
     grid = part.subplots(len(layers), len(data.series), squeeze=False)

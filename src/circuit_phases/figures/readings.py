@@ -14,6 +14,15 @@ from circuit_phases.figures.data import CIRCUITS, FigureData, Moment
 
 METRICS = {"bigram": "Bigram", "label_attention": "Label Attention", "chunk_example": "Chunk Example"}
 """The metrics of the table `circuits` and their names (paper, Table 2)."""
+TIME_NAMES = {
+    "phase_1_start": "Phase 1 starts",
+    "phase_1_end": "Phase 1 ends",
+    "phase_2_start": "Phase 2 starts",
+    "phase_2_end": "Phase 2 ends",
+    "phase_3_start": "Phase 3 starts",
+    "solved_step": "accuracy 0.99",
+}
+"""The steps that runs are compared by, and their names."""
 
 
 @dataclass(frozen=True)

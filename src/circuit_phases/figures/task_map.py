@@ -37,8 +37,8 @@ def figure(data: FigureData) -> Figure:
 
 def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     rows = places(data, series.run)
-    if not rows:
-        words_instead(part, "no interventions made")
+    if not any(len(moved_answers(data, series.run, seed, *row)) > 1 for row in rows for seed in series.seeds):
+        words_instead(part, "no interventions made, or at one checkpoint alone")
         return
     found = phases(data, series.run, series.seeds[0])
     accuracy = splits(data, series)
