@@ -48,6 +48,26 @@ def test_a_training_that_is_being_written_is_left_alone(configuration: Configura
     assert (run / "training.parquet").exists()
 
 
+def test_logs_of_seeds_trained_together_go_with_the_last_of_them(configuration: Configuration) -> None:
+    settings = next(settings for _, settings in configuration.series("sweep") if settings.world.T == 2)
+    logs = Path(configuration.results) / "logs" / "train" / settings.name
+    logs.mkdir(parents=True)
+    for name in ("seeds-0.log", "seeds-0-1.log"):
+        (logs / name).touch()
+    found = results_of(configuration, ["sweep"])
+    assert logs / "seeds-0.log" in found
+    assert logs / "seeds-0-1.log" not in found
+
+
+def test_checkpoints_that_interventions_still_need_stay(configuration: Configuration) -> None:
+    figures = {"causal_importance": {"experiment": "base"}}
+    experiments = {name: entry.model_dump(exclude_unset=True) for name, entry in configuration.experiments.items()}
+    asked = parse_configuration({"results": configuration.results, "experiments": experiments, "figures": figures})
+    assert unneeded_checkpoints(asked) == []
+    (unneeded_checkpoints(configuration)[0].parent / "attribution.parquet").touch()
+    assert unneeded_checkpoints(asked) == unneeded_checkpoints(configuration)
+
+
 def test_an_unknown_experiment_is_told_with_the_one_that_was_meant(configuration: Configuration) -> None:
     with pytest.raises(UserError, match=r"sweeps is not in experiments \(did you mean sweep\?\)\."):
         results_of(configuration, ["sweeps"])

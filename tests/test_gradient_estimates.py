@@ -18,7 +18,9 @@ SETTINGS = RunSettings()
 
 def data_with(rows: pd.DataFrame) -> FigureData:
     made = data_of([Made(SETTINGS, seed, {1: (2_000, 12_000), 3: (60_000, 100_000)}) for seed in (0, 1)])
-    return FigureData(made.series, made.tables | {"attribution": rows}, made.rules)
+    elsewhere = rows.assign(split="copy", logit_estimate=1.0)
+    both = pd.concat([rows.assign(split="iid"), elsewhere])
+    return FigureData(made.series, made.tables | {"attribution": both}, made.rules)
 
 
 def test_correlations_are_of_the_effects_within_each_phase_over_seeds() -> None:

@@ -17,6 +17,7 @@ from scipy import stats
 
 from circuit_phases.evidence import Trained, trained
 from circuit_phases.figures.data import FigureData
+from circuit_phases.tables import CENSUS
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
@@ -47,11 +48,7 @@ def census_table(data: FigureData) -> pd.DataFrame:
     rows = _values(runs)
     for configuration, group in runs.groupby("configuration", sort=False):
         rows += [row | {"configuration": configuration} for row in _statistics(group)]
-    return pd.DataFrame(rows, columns=_COLUMNS)
-
-
-_COLUMNS = ["configuration", "world_seed", "seed", "quantity", "statistic", "predictor", "estimate", "low", "high"]
-_COLUMNS += ["p_value", "observations"]
+    return pd.DataFrame(rows, columns=CENSUS.names)
 
 
 def census_runs(data: FigureData) -> pd.DataFrame:

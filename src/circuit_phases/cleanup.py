@@ -90,7 +90,7 @@ def results_of(configuration: Configuration, experiments: Sequence[str]) -> list
     ]
     found = [
         *mine,
-        *(file for folder in mine for file in _jobs_of(results, folder)),
+        *_jobs_of(results, mine),
         *(world for name in experiments for world in sorted(worlds[name] - worlds_kept)),
         *(
             file
@@ -170,15 +170,17 @@ def _worlds(configuration: Configuration, experiment: str) -> set[str]:
     }
 
 
-def _jobs_of(results: Path, run: Path) -> list[Path]:
-    """The logs and benchmarks of a training's own jobs."""
-    return [
-        file
-        for kind, ending in (("logs", "log"), ("benchmarks", "tsv"))
-        for file in sorted((results / kind).glob("*"))
-        for file in [file / run.parent.name / f"{run.name}.{ending}"]
-        if file.exists()
-    ]
+def _jobs_of(results: Path, runs: Sequence[Path]) -> list[Path]:
+    """The logs and benchmarks of trainings' own jobs, and of those that trained several of them together."""
+    found = []
+    for kind, ending in (("logs", "log"), ("benchmarks", "tsv")):
+        rules = sorted((results / kind).glob("*"))
+        found += [rule / run.parent.name / f"{run.name}.{ending}" for run in runs for rule in rules]
+        for run in runs:
+            for together in sorted((results / kind / "train" / run.parent.name).glob(f"seeds-*.{ending}")):
+                if {run.with_name(f"seed-{seed}") for seed in together.stem.split("-")[1:]} <= set(runs):
+                    found.append(together)
+    return [file for file in dict.fromkeys(found) if file.exists()]
 
 
 def _require_known(experiments: Sequence[str], known: Iterable[str]) -> None:

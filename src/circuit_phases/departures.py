@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from circuit_phases import tables
 from circuit_phases.evidence import Trained, path_name, trained
 from circuit_phases.figures.data import FigureData
 
@@ -18,11 +19,7 @@ def departures_table(data: FigureData) -> pd.DataFrame:
 
     `data` holds the tables runs, training, phases and theory.
     """
-    return pd.DataFrame([_row(run) for run in trained(data)], columns=_COLUMNS)
-
-
-_EDGES = [f"phase_{number}_{edge}" for number in (1, 2, 3) for edge in ("start", "end", "accuracy", "ceiling")]
-_COLUMNS = ["run", "seed", *DEPARTURES, "phases", *_EDGES, "last_accuracy", "solved_step", "steps"]
+    return pd.DataFrame([_row(run) for run in trained(data)], columns=tables.DEPARTURES.names)
 
 
 def _row(run: Trained) -> dict[str, Any]:

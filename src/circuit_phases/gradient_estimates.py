@@ -8,6 +8,7 @@ from scipy import stats
 
 from circuit_phases.figures.data import FigureData, Series
 from circuit_phases.figures.readings import phases, training_curve
+from circuit_phases.tables import GRADIENT_ESTIMATES
 
 BETWEEN = 0
 """Stands for the checkpoints between phases, from the first on."""
@@ -67,5 +68,4 @@ def gradient_estimates_table(data: FigureData) -> pd.DataFrame:
                         "observations": len(mine),
                     }
                 )
-    columns = ["run", "phase", "intervention", "correlation", "rank_correlation", "same_sign", "observations"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=GRADIENT_ESTIMATES.names)

@@ -6,9 +6,9 @@ import pandas as pd
 
 from circuit_phases.evidence import Trained, trained
 from circuit_phases.figures.data import FigureData
+from circuit_phases.tables import PREREQUISITES
 
 QUANTITIES = ("phase_1_start", "phase_2_start", "phase_3_start", "solved_step")
-COLUMNS = ["run", "seed", "free_run", "quantity", "step", "free_step", "ratio", "steps", "free_steps"]
 
 
 def prerequisites_table(data: FigureData) -> pd.DataFrame:
@@ -39,7 +39,7 @@ def prerequisites_table(data: FigureData) -> pd.DataFrame:
                     "free_steps": int(reference.parameters["steps"]),
                 }
             )
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=PREREQUISITES.names)
 
 
 def first_step(run: Trained, quantity: str) -> int | None:
