@@ -24,12 +24,9 @@ include: "workflow/rules/remote.smk"
 include: "workflow/rules/report.smk"
 
 
+# A short job that is no process of its own cannot be measured; to try takes longer than many a job.
 if workflow.is_main_process:
-    # A short job that is no process of its own cannot be measured; to try takes longer than many a job.
     without_benchmarks(each for each in workflow.rules if each.is_run)
-else:
-    # Jobs of a group that another machine does would each start a Snakemake of their own.
-    workflow.execution_settings.use_threads = True
 
 
 onerror:

@@ -63,7 +63,7 @@ rule phases:
         "analysis"
     threads: 1
     resources:
-        mem_mb=growing(500),
+        mem_mb=growing(1000),
         runtime=growing(5),
     params:
         run=run_parameters,
