@@ -50,15 +50,19 @@ class LlmProject(Project):
 def project(
     tmp_path_factory: pytest.TempPathFactory, folder_of: Callable[[str], Path], reviews: list[Text]
 ) -> LlmProject:
-    folder = tmp_path_factory.mktemp("llm_project")
-    clone(folder, CONFIG)
-    shutil.copytree(folder_of("llama"), folder / "models" / "llama")
-    lines = "".join(f"{each.text}\t{each.label}\n" for each in reviews)
-    (folder / "reviews.tsv").write_text("sentence\tlabel\n" + lines)
-    made = LlmProject(folder)
+    made = with_model(tmp_path_factory.mktemp("llm_project"), folder_of("llama"), reviews)
     outcome = made.snakemake("llm")
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     return made
+
+
+def with_model(folder: Path, model: Path, reviews: list[Text]) -> LlmProject:
+    """A clone with a model and reviews in it."""
+    clone(folder, CONFIG)
+    shutil.copytree(model, folder / "models" / "llama")
+    lines = "".join(f"{each.text}\t{each.label}\n" for each in reviews)
+    (folder / "reviews.tsv").write_text("sentence\tlabel\n" + lines)
+    return LlmProject(folder)
 
 
 def test_every_table_and_figure_is_made_and_names_model_revision_and_data(project: LlmProject) -> None:
@@ -115,6 +119,33 @@ def test_a_change_of_code_reruns_exactly_what_it_decides(
     file = f"src/circuit_phases/llm/{module}.py"
     with project.changed(file, "from __future__", "SPARE = 1\nfrom __future__"):
         assert project.stale() == expected
+
+
+def test_answers_are_shared_by_clones_until_weights_differ(
+    project: LlmProject,
+    folder_of: Callable[[str], Path],
+    reviews: list[Text],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    monkeypatch.setenv("SNAKEMAKE_OUTPUT_CACHE", str(store))
+    entries: list[set[Path]] = [set()]
+    for name, weights in (("first", "llama"), ("second", "llama"), ("other", "pythia")):
+        shared = with_model(tmp_path / name, folder_of(weights), reviews)
+        outcome = shared.snakemake("--cache", "--", "results/tables/llm_accuracy.parquet")
+        assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+        entries.append(set(store.iterdir()))
+        answers = list((shared.folder / "results" / "llm" / "evaluations").rglob("*.parquet"))
+        assert len(answers) == 6
+        assert all(path.resolve().parent == store for path in answers)
+        if weights == "llama":
+            pd.testing.assert_frame_equal(shared.table("llm_accuracy"), project.table("llm_accuracy"))
+    _, first, second, other = entries
+    assert len(first) == 6
+    assert second == first
+    assert len(other - first) == 6
 
 
 def test_a_further_model_is_asked_alone(project: LlmProject) -> None:

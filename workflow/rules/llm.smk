@@ -77,7 +77,7 @@ rule llm_evaluation:
         f"{RESULTS}/logs/llm_evaluation/{{model}}/{{revision}}/{{dataset}}/shard-{{shard}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/llm_evaluation/{{model}}/{{revision}}/{{dataset}}/shard-{{shard}}.tsv"
-    cache: LLM_CACHE
+    cache: CACHE
     conda:
         "../envs/llm.yaml"
     threads: LLM.threads
@@ -110,7 +110,7 @@ rule llm_cutting:
         f"{RESULTS}/logs/llm_cutting/{{model}}/{{revision}}/{{dataset}}/shard-{{shard}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/llm_cutting/{{model}}/{{revision}}/{{dataset}}/shard-{{shard}}.tsv"
-    cache: LLM_CACHE
+    cache: CACHE
     conda:
         "../envs/llm.yaml"
     threads: LLM.threads

@@ -6,11 +6,6 @@ LLM = configuration.llm
 EVALUATIONS = configuration.evaluations
 MODEL = f"{RESULTS}/llm/models/{{model}}/{{revision}}"
 REVIEWS = f"{RESULTS}/llm/datasets/{{dataset}}"
-# Snakemake's cache knows local files by their content, and cannot read folders.
-LLM_CACHE = CACHE and not any(
-    source.path and Path(source.path).is_dir()
-    for source in (*LLM.models.values(), *LLM.datasets.values())
-)
 WEIGHTS = directory(f"{MODEL}/weights")
 SHARD = f"{RESULTS}/llm/evaluations/{{model}}/{{revision}}/{{dataset}}/shard-{{shard}}"
 
@@ -31,8 +26,11 @@ def shards(pattern, evaluations):
 
 
 def local_copy(source):
-    """A local path that is there; one that is not is told by the job."""
-    return [source.path] if source.path and Path(source.path).exists() else []
+    """The files of a local path, each known by its content; a path that is not there is told by the job."""
+    path = Path(source.path) if source.path else None
+    if path is None or not path.is_dir():
+        return [source.path] if path and path.exists() else []
+    return sorted(str(file) for file in path.rglob("*") if file.is_file())
 
 
 def revision_before(wildcards):
