@@ -13,8 +13,10 @@ from circuit_phases.fast import Batch
 from circuit_phases.splits import PARTNERS, EvaluationSet
 from circuit_phases.world import World
 
-SEQUENCES_AT_ONCE = 640
-"""Batches are as many as this asks for, and of one size."""
+ATTENTION_AT_ONCE = 185_000
+"""Weights of a layer's attention in one batch: they then stay in the second-level cache."""
+SEQUENCES_IN_STEP = 16
+"""Batches of a multiple of this many sequences fill the widest vectors of a processor."""
 
 
 class Evaluation:
@@ -24,7 +26,7 @@ class Evaluation:
     batch ends with sequences of the first, and a split without a partner is asked twice.
     """
 
-    def __init__(self, evaluation: EvaluationSet, world: World, device: torch.device) -> None:
+    def __init__(self, evaluation: EvaluationSet, world: World, heads: int, device: torch.device) -> None:
         self._readings = {split: SplitReading(split, sequences, world) for split, sequences in evaluation.items()}
         pairs = [(split, partner) for split, partner in PARTNERS.items() if split in evaluation]
         own = [Batch.of(evaluation[split]) for split, _ in pairs]
@@ -35,7 +37,8 @@ class Evaluation:
         for split, partner in pairs:
             place = slice(count, count := count + len(evaluation[split]))
             self._places |= {split: (0, place)} | ({partner: (1, place)} if partner else {})
-        size = math.ceil(count / math.ceil(count / SEQUENCES_AT_ONCE))
+        batches = math.ceil(count * heads * world.settings.S**2 / ATTENTION_AT_ONCE)
+        size = SEQUENCES_IN_STEP * math.ceil(count / batches / SEQUENCES_IN_STEP)
         self._batches = []
         for start in range(0, count, size):
             rows = torch.arange(start, start + size) % count

@@ -55,7 +55,7 @@ class Trainer:
         self.batches = TrainingBatches(world, seed, settings.training.batch_size)
         self._step_at = per_stretch(settings, lambda start: _step_of(self, start))
         self._answers_at = per_stretch(settings, self._answers_from)
-        self._evaluation = Evaluation(evaluation, world, self.device)
+        self._evaluation = Evaluation(evaluation, world, settings.model.heads, self.device)
 
     def batch(self, step: int) -> Batch:
         """The fresh sequences of one step."""
