@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
+from seaborn import heatmap
 
 from circuit_phases.census import census_table, configuration_of
 from circuit_phases.evidence import Trained, trained
@@ -56,6 +56,7 @@ def figure(data: FigureData) -> Figure:
     rates.set(xlim=(-0.02, 1.02), xlabel="share of runs")
     _intervals(times, table[table["statistic"] == "median"], TIME_NAMES, looks)
     times.set(xscale="log", xlabel="median training step")
+    times.margins(x=0.05)
     times.xaxis.set_minor_formatter(NullFormatter())
     dots = [Line2D([], [], color=colour, marker="o", markersize=3, label=name) for name, colour in looks.items()]
     legend_above(middle, [[handle] for handle in dots], "with 95 % intervals: Wilson's of shares, bootstrap of medians")
@@ -111,20 +112,13 @@ def _foretold(part: FigureBase, table: pd.DataFrame, names: Sequence[str]) -> No
     for axes, name in zip(panels, names, strict=False):
         mine = rows[rows["configuration"] == name].set_index(["predictor", "quantity"])
         rho, p = (
-            mine[column]
-            .unstack()
-            .reindex(index=list(FEATURE_NAMES), columns=list(FORETOLD_NAMES))
-            .to_numpy(dtype=float)
+            mine[column].unstack().reindex(index=list(FEATURE_NAMES), columns=list(FORETOLD_NAMES)).astype(float)
             for column in ("estimate", "p_value")
         )
-        axes.pcolormesh(rho, cmap="PuOr", vmin=-1.4, vmax=1.4, edgecolors="white", linewidth=1)
-        for row, column in product(range(len(FEATURE_NAMES)), range(len(FORETOLD_NAMES))):
-            text = "-" if np.isnan(rho[row, column]) else f"{rho[row, column]:.2f} ({p[row, column]:.2f})"
-            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=SMALL)
-        axes.set_yticks(np.arange(len(FEATURE_NAMES)) + 0.5, list(FEATURE_NAMES.values()))
-        axes.set_xticks(np.arange(len(FORETOLD_NAMES)) + 0.5, list(FORETOLD_NAMES.values()))
-        axes.set_ylim(len(FEATURE_NAMES), 0)
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        axes.set_title(name)
-    part.suptitle("What in the world foretells it: rank correlation over worlds (p by permutation)")
+        texts = rho.map("{:.2f}".format) + p.map(" ({:.2f})".format)
+        names_of_axes = {"xticklabels": list(FORETOLD_NAMES.values()), "yticklabels": list(FEATURE_NAMES.values())}
+        look = {"cmap": "PuOr", "vmin": -1.4, "vmax": 1.4, "linewidths": 1, "cbar": False}
+        heatmap(rho, ax=axes, annot=texts, fmt="", annot_kws={"size": SMALL}, **names_of_axes, **look)
+        axes.tick_params(length=0, rotation=0)
+        axes.set(title=name, xlabel="", ylabel="")
+    legend_above(part, [], "what in the world foretells it: rank correlation over worlds (p by permutation)")

@@ -58,19 +58,14 @@ class FigureData:
     def training_curve(self, run: str, seed: int, split: str, column: str, task: int | None) -> pd.Series[float]:
         """A column of the table `training` by step, from step 1 on: of one task, or of all together."""
         places = self._training_places.get((run, seed, split, task or ALL), [])
-        steps, values = (self._training[name][places] for name in ("step", column))
-        return pd.Series(values.astype(np.float64), index=steps.astype(np.int64), name=column)
-
-    @cached_property
-    def _training(self) -> dict[str, np.ndarray]:
-        rows = self.tables["training"]
-        rows = rows[rows["step"] > 0].sort_values("step", kind="stable").fillna({"task": ALL})
-        return {str(name): rows[name].to_numpy() for name in rows}
+        steps, values = (self.tables["training"][name].to_numpy()[places] for name in ("step", column))
+        curve = pd.Series(values.astype(np.float64), index=steps.astype(np.int64), name=column)
+        return curve[curve.index > 0].sort_index(kind="stable")
 
     @cached_property
     def _training_places(self) -> dict[Any, Any]:
-        keys = pd.DataFrame({name: self._training[name] for name in ("run", "seed", "split", "task")})
-        return dict(keys.groupby(list(keys)).indices)
+        keys = self.tables["training"][["run", "seed", "split", "task"]].fillna({"task": ALL})
+        return dict(keys.groupby(list(keys), observed=True).indices)
 
     @cached_property
     def _by_run(self) -> dict[str, tuple[pd.DataFrame, dict[Any, slice]]]:

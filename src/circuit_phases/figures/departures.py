@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from circuit_phases.evidence import Trained, trained
 from circuit_phases.figures.data import FigureData
@@ -41,11 +42,13 @@ def figure(data: FigureData) -> Figure:
     for row, row_axes in zip(rows, grid, strict=True):
         for column, axes in zip(columns, row_axes, strict=True):
             _draw(axes, cells.get((row, column), []))
-            accuracy_axis(axes, "")
         row_axes[0].set_ylabel(row)
+    accuracy_axis(grid[0, 0], grid[0, 0].get_ylabel())
     for column, top, bottom in zip(columns, grid[0], grid[-1], strict=True):
         top.set_title(column, pad=11)
         step_axis(bottom, curves)
+    # Of all panels, which share it; they are too small for more than the powers of ten.
+    grid[0, 0].xaxis.set_minor_locator(NullLocator())
     found = [phase for runs in cells.values() for phase in runs[0].plateaus]
     legend_above(drawn, [[handle] for handle in phase_handles(found)], "at the lower right: last accuracy of each seed")
     return drawn
