@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from circuit_phases.interventions import (
+    EDGES,
     POSITIONS,
     Effect,
     Outcome,
@@ -139,6 +140,7 @@ def edges_of(edge: str, N: int) -> set[tuple[int, int]]:
         "bigram": {(query, query)},
         "label_attention": {(query, label) for label in labels},
         "chunk_example": {(label, label - 1) for label in labels},
+        "item_attention": {(query, label - 1) for label in labels},
     }
     if edge in named:
         return named[edge]
@@ -193,7 +195,7 @@ def test_every_intervention_equals_the_obvious_one(options: dict[str, Any], tiny
     np.testing.assert_allclose(subject.clean.logits, [logits for logits, *_ in clean], rtol=0, atol=1e-9)
     effects = list(subject.effects())
     layers, heads = model.settings.layers, model.settings.heads
-    assert len(effects) == 3 * 4 * layers * heads + 3 * (layers + 1)
+    assert len(effects) == 3 * len(edge_families(N)) * layers * heads + 3 * (layers + 1)
     for effect in effects:
         logits = [
             obvious.run(each, *obviously(effect, N, mean, rows=clean[others[n]][1], streams=theirs[n][2]))[0]
@@ -265,6 +267,7 @@ def test_masking_absent_edges_changes_nothing_to_the_bit(tiny: Tiny) -> None:
     model, world, sequences = build(tiny(masks=masks, heads=2), 256, double=False)
     subject, *_ = subject_of(model, world, sequences)
     absent = {(1, "label_attention"), (2, "bigram"), (2, "chunk_example"), (2, "rest")}
+    absent |= {(layer, "item_attention") for layer in (1, 2)}
     for effect in subject.effects():
         if (effect.layer, effect.edge) in absent:
             assert same_bits(effect, subject), effect
@@ -289,7 +292,7 @@ def test_the_items_and_the_query_carry_no_task_before_the_first_layer(tiny: Tiny
 def test_edge_families_share_out_the_causal_edges() -> None:
     for N in (1, 2, 5):
         families = edge_families(N)
-        assert list(families) == ["bigram", "label_attention", "chunk_example", "rest"]
+        assert list(families) == [*EDGES, "rest"]
         assert torch.equal(
             sum(family.int() for family in families.values()), torch.ones(2 * N + 1, 2 * N + 1).tril().int()
         )

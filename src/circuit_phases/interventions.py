@@ -21,10 +21,19 @@ from circuit_phases.model import InContextTransformer, Layer, edge_mask, masked_
 from circuit_phases.sequences import Sequences
 from circuit_phases.world import World, draw_label_tables
 
+
+def query_to_items(N: int) -> Bool[Tensor, "S S"]:
+    """The edges from the query to the items of the context."""
+    mask = torch.zeros(2 * N + 1, 2 * N + 1, dtype=torch.bool)
+    mask[-1, 0:-1:2] = True
+    return mask
+
+
 EDGES: dict[str, Callable[[int], Bool[Tensor, "S S"]]] = {
     "bigram": partial(edge_mask, ("query_to_self",)),
     "label_attention": partial(edge_mask, ("query_to_labels",)),
     "chunk_example": partial(edge_mask, ("label_to_item",)),
+    "item_attention": query_to_items,
 }
 """The edges [attending token, token attended to] of each family, of N pairs; `rest` is every other causal edge."""
 KnockOut = Literal["zero", "mean", "resample"]

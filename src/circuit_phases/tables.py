@@ -103,7 +103,7 @@ ATTRIBUTION = _schema(
     ("layer", pa.int64(), "attention layer, from 1; interchange: after which layer, 0 before the first"),
     ("head", pa.int64(), "head of the edges, from 1; null for the residual stream"),
     ("edge", pa.string(), "edges: bigram (query to itself), label_attention (query to labels), chunk_example (label to "
-     "its item), rest (every other); null: interchange"),
+     "its item), item_attention (query to items), rest (every other); null: interchange"),
     ("position", pa.string(), "interchange: at the tokens items (x1 ... xN), labels (l1 ... lN), query (xq)"),
     ("sequences", pa.int64(), "sequences averaged over; interchange: those whose query has another label elsewhere"),
     ("accuracy", pa.float32(), "share of right answers under the intervention, 0 to 1"),

@@ -160,7 +160,7 @@ def attribution(run, seed, steps, starts, layers, heads):
     effects = [({"intervention": "none"}, 0 * gained, None)]
     for layer, head, kind, edge in product(
         range(1, layers + 1), range(1, heads + 1), ("zero", "mean", "resample"),
-        ("bigram", "label_attention", "chunk_example", "rest"),
+        ("bigram", "label_attention", "chunk_example", "item_attention", "rest"),
     ):  # fmt: skip
         lost = {"zero": 1, "mean": 0.7, "resample": 0.8}[kind] * metric(steps, starts, edge, layer) * gained
         effects.append(({"intervention": kind, "layer": layer, "head": head, "edge": edge}, lost / head, None))
