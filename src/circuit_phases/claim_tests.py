@@ -15,7 +15,7 @@ import pandas as pd
 
 from circuit_phases.closed_form import paper_formula
 from circuit_phases.evidence import SOLVED, Trained, path_name
-from circuit_phases.figures.readings import METRICS, Phase, final_accuracy
+from circuit_phases.figures.readings import METRICS, Phase, final_accuracy, step_reaching
 from circuit_phases.heads import head_roles, hidden_scc
 
 CLOSE = 0.02
@@ -184,7 +184,7 @@ def heads_part(run: Trained) -> Outcome:
 
 def hidden_scc_shows(run: Trained) -> Outcome:
     """Until accuracy is at its highest, the hidden SCC is strongest at step 15,000 to 60,000 (`heads.hidden_scc`)."""
-    found = hidden_scc(run.circuits, until=int(run.accuracy.index[run.accuracy >= SOLVED * run.accuracy.max()][0]))
+    found = hidden_scc(run.circuits, until=step_reaching(run.accuracy))
     return (15_000 <= found.step <= 60_000, f"step {found.step:,}") if found else (False, "never shows")
 
 

@@ -17,7 +17,7 @@ from circuit_phases.figures.panels import (
     splits,
     step_axis,
 )
-from circuit_phases.figures.readings import METRICS, circuit_curve, moment_step
+from circuit_phases.figures.readings import METRICS, circuit_curve, step_reaching, training_curve
 from circuit_phases.figures.style import GREY, LAYER_COLOURS, PAGE, styled
 from circuit_phases.heads import HiddenSCC, hidden_scc
 
@@ -57,7 +57,9 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
 
 def _hidden(data: FigureData, series: Series, seed: int) -> HiddenSCC | None:
     circuits = data.table("circuits", series.run, seed)
-    return hidden_scc(circuits, moment_step(data, series.run, seed, "full")) if len(circuits) else None
+    if not len(circuits):
+        return None
+    return hidden_scc(circuits, step_reaching(training_curve(data, series.run, seed)))
 
 
 def _draw_maps(part: FigureBase, data: FigureData, series: Series, found: dict[int, HiddenSCC]) -> None:

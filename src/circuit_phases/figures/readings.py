@@ -12,6 +12,8 @@ from jaxtyping import Float64
 
 from circuit_phases.figures.data import CIRCUITS, FigureData, Moment
 
+FULL = 0.99
+"""Full accuracy is reached at this share of the highest."""
 METRICS = {"bigram": "Bigram", "label_attention": "Label Attention", "chunk_example": "Chunk Example"}
 """The metrics of the table `circuits` and their names (paper, Table 2)."""
 TIME_NAMES = {
@@ -112,6 +114,11 @@ def final_accuracy(curve: pd.Series[float]) -> float:
     return float(curve[curve.index >= 0.9 * curve.index[-1]].median())
 
 
+def step_reaching(curve: pd.Series[float], share: float = FULL) -> int:
+    """The first step at which accuracy has come to this share of its highest."""
+    return int(curve.index[curve >= share * curve.max()][0])
+
+
 def moment_step(data: FigureData, run: str, seed: int, moment: Moment) -> int:
     """The checkpoint of a moment.
 
@@ -123,7 +130,7 @@ def moment_step(data: FigureData, run: str, seed: int, moment: Moment) -> int:
     if moment == "early" and found:
         return nearest(saved, found[0].middle)
     curve = training_curve(data, run, seed)
-    reached = curve.index[curve >= {"early": 0.5, "full": 0.99}[moment] * curve.max()][0]
+    reached = step_reaching(curve, 0.5 if moment == "early" else FULL)
     return next((step for step in saved if step >= reached), saved[-1])
 
 
