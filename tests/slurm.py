@@ -161,7 +161,9 @@ def without_accounting(project: Project, expected: dict[str, bytes]) -> None:
     killed, other_seed = project.training(snakemake, besides=seed)
     kill_training(killed)
     print("one training cancelled, another killed", flush=True)
-    project.check_continued(project.finish(snakemake), {cancelled: seed, killed: other_seed})
+    said = project.finish(snakemake)
+    project.check_continued(said, {cancelled: seed, killed: other_seed})
+    assert len(re.findall(r"submitted with SLURM jobid \d+ .*group_analysis", said)) == 1, "analyses were sent apart"
     project.check_results(expected)
 
 

@@ -64,6 +64,15 @@ def test_a_job_that_fails_names_its_log_which_says_why_and_the_process_goes_on(j
     assert process_that_ran(*job(WRITE_PROCESS))
 
 
+def test_an_error_that_no_log_holds_is_raised_and_the_process_goes_on(job: Job) -> None:
+    before = process_that_ran(*job(WRITE_PROCESS))
+    script, failing = job("")
+    script.write_text("[][0]")
+    with pytest.raises(IndexError):
+        run_script(script, failing)
+    assert process_that_ran(*job(WRITE_PROCESS)) == before
+
+
 def test_a_killed_process_fails_its_job_alone(job: Job, tmp_path: Path) -> None:
     wait = "import time\n    while not Path(snakemake.output[0]).exists(): time.sleep(0.01)"
     (tmp_path / "other").mkdir()

@@ -15,7 +15,7 @@ from circuit_phases.world import World
 
 ATTENTION_AT_ONCE = 185_000
 """Weights of a layer's attention in one batch: they then stay in the second-level cache."""
-SEQUENCES_IN_STEP = 16
+SEQUENCES_PER_VECTOR = 16
 """Batches of a multiple of this many sequences fill the widest vectors of a processor."""
 
 
@@ -38,7 +38,7 @@ class Evaluation:
             place = slice(count, count := count + len(evaluation[split]))
             self._places |= {split: (0, place)} | ({partner: (1, place)} if partner else {})
         batches = math.ceil(count * heads * world.settings.S**2 / ATTENTION_AT_ONCE)
-        size = SEQUENCES_IN_STEP * math.ceil(count / batches / SEQUENCES_IN_STEP)
+        size = SEQUENCES_PER_VECTOR * math.ceil(count / batches / SEQUENCES_PER_VECTOR)
         self._batches = []
         for start in range(0, count, size):
             rows = torch.arange(start, start + size) % count

@@ -29,12 +29,11 @@ def run_script(script: Path, job: SimpleNamespace) -> None:
     except IndexError:
         # Threads of the caller would not survive a fork.
         process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_follow_parent)
-    try:
-        failed = process.submit(_run, script, job).result()
-    except BrokenProcessPool:
-        raise UserError(f"The process that ran {script.name} was killed, maybe for want of memory.") from None
+    ran = process.submit(_run, script, job)
+    if isinstance(ran.exception(), BrokenProcessPool):
+        raise UserError(f"The process that ran {script.name} was killed, maybe for want of memory.")
     _idle.append(process)
-    if failed:
+    if ran.result():
         raise UserError(f"{script.name} failed: {job.log[0]}")
 
 

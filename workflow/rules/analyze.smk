@@ -17,7 +17,8 @@ rule circuits:
     threads: 1
     resources:
         mem_mb=growing(1500),
-        runtime=growing(20),
+        runtime=growing(10),
+        side_by_side=1,
     params:
         run=run_parameters,
         sequences=configuration.analysis_sequences,
@@ -42,6 +43,7 @@ rule theory:
     resources:
         mem_mb=growing(1500),
         runtime=growing(10),
+        side_by_side=1,
     params:
         run=run_parameters,
         code=code_of("theory", "ability_levels", script="theory.py"),
@@ -65,6 +67,7 @@ rule phases:
     resources:
         mem_mb=growing(1000),
         runtime=growing(5),
+        side_by_side=1,
     params:
         run=run_parameters,
         phases=configuration.phases.model_dump(),

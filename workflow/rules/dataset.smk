@@ -17,6 +17,7 @@ rule dataset:
     resources:
         mem_mb=growing(1000),
         runtime=growing(5),
+        side_by_side=1,
     params:
         world=lambda wildcards: DATASETS[wildcards.dataset].settings.world.model_dump(),
         seed=lambda wildcards: DATASETS[wildcards.dataset].world_seed,
@@ -40,6 +41,7 @@ rule class_frequencies:
     resources:
         mem_mb=growing(1000),
         runtime=growing(5),
+        side_by_side=1,
     params:
         run=run_parameters,
         code=code_of("world", script="class_frequencies.py"),
