@@ -248,7 +248,8 @@ DAMAGED = {
     "runs/*/*/checkpoints/*.safetensors": "circuits",
     "runs/*/*/circuits.parquet": "figure",
     "runs/*/*/attention.parquet": "figure",
-    "runs/*/*/theory.parquet": "phases",
+    "runs/*/*/theory.parquet": "figure",
+    "runs/*/*/ability_levels.parquet": "phases",
     "runs/*/*/phases.parquet": "figure",
 }
 """Every kind of file that a later job reads, and a rule whose job does."""

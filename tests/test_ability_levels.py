@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from circuit_phases.abilities import SplitReading
-from circuit_phases.ability_levels import Level, ability_levels, most_frequent_share
+from circuit_phases.ability_levels import Level, ability_levels, best_constant_accuracy, most_frequent_share
 from circuit_phases.settings import WorldSettings
 from circuit_phases.splits import SPLITS, evaluation_set
 from circuit_phases.theory import ceilings
@@ -44,6 +44,14 @@ def test_it_equals_enumeration_where_every_label_stands_as_often(kind: str, K: i
     assert len(every) == comb(K, N)
     settings = WorldSettings(T=2, K=K, L=L, N=N, label_tables=kind)  # type: ignore[arg-type]
     assert most_frequent_share(settings) == pytest.approx(np.mean(every), rel=1e-12)
+
+
+@pytest.mark.parametrize("law", [{}, {"alpha": 1.0, "beta": 0.5}, {"T": 1, "alpha": 1.25}])
+def test_the_best_constant_answer_is_the_most_frequent_label_of_the_frozen_sequences(law: dict[str, float]) -> None:
+    world = world_of(**law)
+    labels = evaluation_set(world)["iid"].labels[:, -1].numpy()
+    assert best_constant_accuracy(world) == pytest.approx(np.bincount(labels).max() / len(labels), abs=0.02)
+    assert levels_of(world)["iid", "accuracy", "constant"].value == best_constant_accuracy(world)
 
 
 def test_chance_levels_are_what_uniform_answers_get() -> None:

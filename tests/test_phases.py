@@ -8,7 +8,7 @@ import pytest
 
 from circuit_phases.phases import PhaseSettings, find_phases
 
-CEILINGS = {"ncc": 0.36, "scc": 0.79, "fcc": 1.0}
+LEVELS = {"constant": 0.05, "ncc": 0.36, "scc": 0.79, "fcc": 1.0}
 L = 32
 
 
@@ -25,7 +25,7 @@ def curve(*climbs: tuple[float, float], last: int = 100_000, decades: float = 0.
 
 
 def plateaus(accuracy: pd.Series, **settings: float) -> pd.DataFrame:
-    found = find_phases(accuracy, CEILINGS, L, PhaseSettings(**settings))
+    found = find_phases(accuracy, LEVELS, PhaseSettings(**settings))
     return found[found["rule"] == "plateau"].reset_index(drop=True)
 
 
@@ -58,8 +58,13 @@ def test_a_plateau_at_no_ceiling_has_no_number() -> None:
     assert len(found) == 1
 
 
-def test_chance_is_not_a_phase() -> None:
+def test_an_answer_that_looks_at_nothing_is_not_a_phase() -> None:
+    constant = curve((300, LEVELS["constant"]), (20_000, 0.36), noise=0)
+    assert list(plateaus(constant)["phase"]) == [1]
     assert plateaus(curve()).empty
+    unknown = {circuit: level for circuit, level in LEVELS.items() if circuit != "constant"}
+    found = find_phases(constant, unknown)
+    assert list(found.loc[found["rule"] == "plateau", "phase"].isna()) == [True, False]
 
 
 def test_single_dips_do_not_split_a_plateau() -> None:
@@ -75,14 +80,14 @@ def test_a_slow_creep_is_no_plateau() -> None:
 
 
 def test_equal_ceilings_count_as_the_simplest_circuit() -> None:
-    found = find_phases(curve((3_000, 1.0)), {"ncc": 1.0, "scc": 1.0, "fcc": 1.0}, L)
+    found = find_phases(curve((3_000, 1.0)), {"ncc": 1.0, "scc": 1.0, "fcc": 1.0})
     assert list(found.loc[found["rule"] == "plateau", "phase"]) == [1]
 
 
 def test_the_rule_of_the_paper_marks_fast_jumps_and_counts_from_before_the_first() -> None:
     steps = np.arange(0, 10_001, 100)
     accuracy = pd.Series(np.select([steps < 1_000, steps < 5_000], [0.03, 0.36], 1.0), index=steps)
-    found = find_phases(accuracy, CEILINGS, L)
+    found = find_phases(accuracy, LEVELS)
     found = found[found["rule"] == "paper"]
     assert list(found["phase"]) == [0, 1, 2]
     assert list(found["start_step"]) == [100, 1_000, 5_000]
@@ -93,11 +98,11 @@ def test_the_rule_of_the_paper_marks_fast_jumps_and_counts_from_before_the_first
 def test_the_threshold_and_dt_of_the_paper_are_settings() -> None:
     slow = curve((20_000, 1.0), decades=0.1, noise=0)
     for settings, phases in ((PhaseSettings(), 1), (PhaseSettings(dt=2_000), 2), (PhaseSettings(threshold=0.002), 2)):
-        found = find_phases(slow, CEILINGS, L, settings)
+        found = find_phases(slow, LEVELS, settings)
         assert len(found[found["rule"] == "paper"]) == phases
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])
 def test_a_run_of_a_few_evaluations_is_no_error(length: int) -> None:
     accuracy = curve((100, 0.36)).iloc[:length]
-    assert set(find_phases(accuracy, CEILINGS, L)["rule"]) <= {"paper", "plateau"}
+    assert set(find_phases(accuracy, LEVELS)["rule"]) <= {"paper", "plateau"}

@@ -23,7 +23,7 @@ from circuit_phases.run_in_progress import RunInProgress, State
 from circuit_phases.settings import RunSettings
 from circuit_phases.splits import evaluation_set
 from circuit_phases.status import TrainingStatus, trainings
-from circuit_phases.tables import THEORY, table_from_rows, write_table
+from circuit_phases.tables import ABILITY_LEVELS, table_from_rows, write_table
 from circuit_phases.training import Member, train_together
 from circuit_phases.world import World
 
@@ -130,12 +130,10 @@ def test_on_another_host_a_recent_sign_of_life_counts(configuration: Configurati
 def test_the_phase_so_far_is_that_of_the_last_plateau(configuration: Configuration) -> None:
     folder, settings = folder_of(configuration), settings_of(configuration)
     identity = {"run": settings.name, "seed": 0}
-    ceilings = {"ncc": 0.4, "scc": 0.7, "fcc": 1.0}
-    rows = [
-        identity | {"circuit": name, "accuracy": value, "standard_error": 0.0, "method": "enumeration"}
-        for name, value in ceilings.items()
-    ]
-    write_table(folder / "theory.parquet", table_from_rows(rows, THEORY), THEORY)
+    levels = {"constant": 0.1, "ncc": 0.4, "scc": 0.7, "fcc": 1.0}
+    of_iid = identity | {"split": "iid", "measure": "accuracy", "standard_error": 0.0, "method": "enumeration"}
+    rows = [of_iid | {"level": name, "value": value} for name, value in levels.items()]
+    write_table(folder / "ability_levels.parquet", table_from_rows(rows, ABILITY_LEVELS), ABILITY_LEVELS)
     progress = RunInProgress(folder, {"run": settings.name, "seed": "0"})
 
     def stand_at(accuracies: np.ndarray) -> TrainingStatus:

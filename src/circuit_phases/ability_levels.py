@@ -35,7 +35,7 @@ Measure = Literal["accuracy", "memory", "inference"]
 
 @dataclass(frozen=True)
 class Level:
-    """Where one measure of one split stands: by chance, or at best for a circuit; 0 to 1."""
+    """Where one measure of one split stands: by chance, for the best constant answer, or for a circuit; 0 to 1."""
 
     split: str
     measure: Measure
@@ -52,6 +52,7 @@ def ability_levels(world: World, of_iid: Iterable[Ceiling]) -> list[Level]:
     if world.settings.ability_sequences:
         found += _of_ability_splits(world, of_iid)
     present = {level.split for level in found}
+    found.append(Level("iid", "accuracy", "constant", best_constant_accuracy(world)))
     return [*_by_chance(world, [split for split in SPLITS if split in present]), *found]
 
 
@@ -71,6 +72,12 @@ def _of_ability_splits(world: World, of_iid: list[Ceiling]) -> list[Level]:
 def levels_table(levels: Iterable[Level], run: str, seed: int) -> pa.Table:
     """The rows of `tables.ABILITY_LEVELS` for one run and seed."""
     return table_from_rows([{"run": run, "seed": seed, **vars(level)} for level in levels], ABILITY_LEVELS)
+
+
+def best_constant_accuracy(world: World) -> float:
+    """How often the label that comes most often is right: the accuracy of a model that looks at nothing."""
+    shares = [np.bincount(table, world.class_frequencies, world.settings.L) for table in world.label_tables]
+    return float(np.max(world.task_frequencies @ np.array(shares)))
 
 
 def most_frequent_share(s: WorldSettings) -> float:

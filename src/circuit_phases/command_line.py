@@ -58,10 +58,9 @@ def _analyze(settings: RunSettings, seed: int, paths: Paths, options: argparse.N
     stages.analyze_run(
         settings, seed, dataset, run / "checkpoints", run / "attention.parquet", run / "circuits.parquet"
     )
-    stages.compute_theory(settings, seed, dataset, run / "theory.parquet", run / "ability_levels.parquet")
-    stages.find_run_phases(
-        settings, seed, run / "training.parquet", run / "theory.parquet", run / "phases.parquet", PhaseSettings()
-    )
+    levels = run / "ability_levels.parquet"
+    stages.compute_theory(settings, seed, dataset, run / "theory.parquet", levels)
+    stages.find_run_phases(settings, seed, run / "training.parquet", levels, run / "phases.parquet", PhaseSettings())
     print(run)
 
 

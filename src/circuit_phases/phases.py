@@ -3,7 +3,7 @@
 - `paper`: jumps are the steps t with Acc(t + dt) - Acc(t) above a threshold (paper, Fig. 3),
   clustered; the stretches between them are the phases, numbered in order, 0 before the first jump.
 - `plateau`: phases are the stretches where accuracy is flat on a logarithmic step axis, above
-  chance; each takes the number of the circuit whose exact ceiling it lies at.
+  that of the best constant answer; each takes the number of the circuit whose exact ceiling it lies at.
 """
 
 from __future__ import annotations
@@ -36,23 +36,32 @@ class PhaseSettings(Settings):
         0.05, gt=0, description="rule plateau: least decades of steps on a plateau; half of it where training ends"
     )
     tolerance: float = Field(0.08, gt=0, description="rule plateau: most distance of a plateau from its ceiling")
-    chance: float = Field(0.05, gt=0, description="rule plateau: accuracy above 1/L that a plateau must have")
+    chance: float = Field(
+        0.015, gt=0, description="rule plateau: least height of a plateau above the best answer that looks at nothing"
+    )
 
 
 def find_phases(
-    accuracy: pd.Series, ceilings: Mapping[str, float], L: int, settings: PhaseSettings | None = None
+    accuracy: pd.Series, levels: Mapping[str, float], settings: PhaseSettings | None = None
 ) -> pd.DataFrame:
     """Rows (rule, phase, start_step, end_step, accuracy, ceiling) of one run.
 
-    `accuracy` is the iid accuracy, 0 to 1, indexed by step; `ceilings` the exact best accuracies of
-    `ncc`, `scc` and `fcc`, as far as they are known; L the number of labels.
+    `accuracy` is the iid accuracy, 0 to 1, indexed by step; `levels` the exact best accuracies of `ncc`,
+    `scc` and `fcc`, and of `constant`, an answer that looks at nothing, as far as they are known
+    (`iid_levels`).
     """
     settings = settings or PhaseSettings()
     accuracy = accuracy[accuracy.index > 0].sort_index()
     if accuracy.empty:
         return pd.DataFrame(columns=COLUMNS)
-    rows = _stretches_between_jumps(accuracy, settings) + _plateaus(accuracy, ceilings, L, settings)
+    rows = _stretches_between_jumps(accuracy, settings) + _plateaus(accuracy, levels, settings)
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def iid_levels(table: pd.DataFrame) -> dict[str, float]:
+    """The `levels` of `find_phases`, from a run's rows of the table `ability_levels`."""
+    rows = table[(table["split"] == "iid") & (table["measure"] == "accuracy")]
+    return {str(level): float(value) for level, value in zip(rows["level"], rows["value"], strict=True)}
 
 
 def _stretches_between_jumps(accuracy: pd.Series, settings: PhaseSettings) -> list[dict[str, object]]:
@@ -74,9 +83,8 @@ def _stretches_between_jumps(accuracy: pd.Series, settings: PhaseSettings) -> li
     ]
 
 
-def _plateaus(
-    accuracy: pd.Series, ceilings: Mapping[str, float], L: int, settings: PhaseSettings
-) -> list[dict[str, object]]:
+def _plateaus(accuracy: pd.Series, levels: Mapping[str, float], settings: PhaseSettings) -> list[dict[str, object]]:
+    ceilings = {circuit: levels[circuit] for circuit in CIRCUITS if circuit in levels}
     curve = accuracy[accuracy.index >= _first_dense_step(accuracy, settings)]
     if len(curve) < 2:
         return []
@@ -90,7 +98,7 @@ def _plateaus(
     if not whole.any():
         return []
     slope = np.interp(grid, grid[whole], np.gradient(smooth, grid)[whole])
-    flat = (np.abs(slope) <= settings.slope * smooth) & (smooth >= 1 / L + settings.chance)
+    flat = (np.abs(slope) <= settings.slope * smooth) & (smooth >= levels.get("constant", 0) + settings.chance)
     rows: list[dict[str, object]] = []
     for start, end in _stretches(flat):
         cut_off = end == len(grid) - 1

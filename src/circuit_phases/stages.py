@@ -129,16 +129,20 @@ def count_classes(settings: RunSettings, seed: int, dataset: Path, path: Path) -
 
 
 def find_run_phases(
-    settings: RunSettings, seed: int, training: Path, theory: Path, path: Path, rules: PhaseSettings
+    settings: RunSettings,
+    seed: int,
+    training: Path,
+    levels: Path,
+    path: Path,
+    rules: PhaseSettings,
 ) -> None:
-    """The phases of a run, from its accuracy and the ceilings of its world."""
-    from circuit_phases.phases import find_phases
+    """The phases of a run, from its accuracy and its world's table `ability_levels`."""
+    from circuit_phases.phases import find_phases, iid_levels
 
     rows = tables.read_frame(training, tables.TRAINING)
     rows = rows[(rows["split"] == "iid") & rows["task"].isna()]
     accuracy = rows.set_index("step")["accuracy"].astype(float)
-    ceilings = {row["circuit"]: row["accuracy"] for row in tables.read_table(theory, tables.THEORY).to_pylist()}
-    found = find_phases(accuracy, ceilings, settings.world.L, rules)
+    found = find_phases(accuracy, iid_levels(tables.read_frame(levels, tables.ABILITY_LEVELS)), rules)
     tables.write_table(path, found.assign(run=settings.name, seed=seed), tables.PHASES)
 
 

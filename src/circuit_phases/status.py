@@ -16,9 +16,8 @@ from circuit_phases.figures import ANIMATIONS
 from circuit_phases.files import UserError, holder, is_running
 from circuit_phases.logs import failed, last_lines
 from circuit_phases.paths import PARTIAL, ROWS, STATE, Paths
-from circuit_phases.phases import CIRCUITS, PhaseSettings, find_phases
-from circuit_phases.settings import RunSettings
-from circuit_phases.tables import PHASES, RUNS, THEORY, TRAINING, read_frame
+from circuit_phases.phases import PhaseSettings, find_phases, iid_levels
+from circuit_phases.tables import ABILITY_LEVELS, PHASES, RUNS, TRAINING, read_frame
 
 State = Literal["running", "failed", "stopped", "waiting", "done"]
 STATES: tuple[State, ...] = ("running", "failed", "stopped", "waiting", "done")
@@ -108,7 +107,7 @@ def _training(each: RunSeed, paths: Paths, rules: PhaseSettings, fresh: float, e
         step=step,
         speed=speed,
         accuracy=float(curve.iloc[-1]) if len(curve) else None,
-        phase=_phases(folder) if told == "done" else _phase_so_far(curve, folder, settings, rules),
+        phase=_phases(folder) if told == "done" else _phase_so_far(curve, folder, rules),
         place=place,
         words=tuple(last_lines(log, 4)) if log is not None and told in ("failed", "stopped") else (),
     )
@@ -166,13 +165,12 @@ def _curve(folder: Path) -> pd.Series:
     return rows.set_index("step")["accuracy"].astype(float).sort_index()
 
 
-def _phase_so_far(curve: pd.Series, folder: Path, settings: RunSettings, rules: PhaseSettings) -> str | None:
+def _phase_so_far(curve: pd.Series, folder: Path, rules: PhaseSettings) -> str | None:
     """The phase that it is in, or `after` the last one. None without the world's ceilings."""
-    theory = _frame(folder / "theory.parquet", THEORY)
-    if theory is None or curve.empty:
+    levels = _frame(folder / "ability_levels.parquet", ABILITY_LEVELS)
+    if levels is None or curve.empty:
         return None
-    ceilings = dict(zip(theory["circuit"], theory["accuracy"].astype(float), strict=True))
-    found = find_phases(curve, {name: ceilings[name] for name in CIRCUITS if name in ceilings}, settings.world.L, rules)
+    found = find_phases(curve, iid_levels(levels), rules)
     plateaus = found[(found["rule"] == "plateau") & found["phase"].notna()]
     if plateaus.empty:
         return "before 1"

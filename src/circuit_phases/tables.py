@@ -147,7 +147,11 @@ ABILITY_LEVELS = _schema(
     _SEED,
     ("split", pa.string(), "frozen split: docs/method.md"),
     ("measure", pa.string(), "accuracy, memory or inference, as in training.parquet"),
-    ("level", pa.string(), "chance: a label drawn uniformly; ncc, scc, fcc: the best that the circuit can do"),
+    (
+        "level",
+        pa.string(),
+        "chance: any label; constant: the most frequent label; ncc, scc, fcc: the circuit at best",
+    ),
     ("value", pa.float64(), "expected value, 0 to 1"),
     ("standard_error", pa.float64(), "standard error of the value; 0 where it is exact"),
     ("method", pa.string(), "enumeration or monte_carlo"),

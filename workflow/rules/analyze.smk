@@ -54,7 +54,7 @@ rule theory:
 rule phases:
     input:
         training=TRAINED["training"],
-        theory=rules.theory.output.theory,
+        levels=rules.theory.output.ability_levels,
     output:
         f"{RUN}/phases.parquet",
     log:

@@ -9,7 +9,7 @@ with job_log(snakemake.log[0]):
         run_settings(snakemake.params.run),
         int(snakemake.wildcards.seed),
         training=Path(snakemake.input.training),
-        theory=Path(snakemake.input.theory),
+        levels=Path(snakemake.input.levels),
         path=Path(snakemake.output[0]),
         rules=PhaseSettings(**snakemake.params.phases),
     )

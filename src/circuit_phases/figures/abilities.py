@@ -65,7 +65,7 @@ def _draw_levels(axes: Axes, data: FigureData, split: str, measure: str) -> None
         for level, value in zip(levels["level"], levels["value"].astype(float), strict=True):
             if level == "chance":
                 axes.axhline(value, color=GREY, linestyle=":", linewidth=0.7, zorder=1)
-            elif len(data.series) == 1:
+            elif len(data.series) == 1 and level != "constant":
                 phase = next(phase for phase, name in CIRCUITS.items() if name.lower() == level)
                 axes.axhline(value, color=CIRCUIT_COLOURS[phase], linewidth=0.7, dashes=(4, 2.5), zorder=1)
 
