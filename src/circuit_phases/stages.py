@@ -129,12 +129,7 @@ def count_classes(settings: RunSettings, seed: int, dataset: Path, path: Path) -
 
 
 def find_run_phases(
-    settings: RunSettings,
-    seed: int,
-    training: Path,
-    levels: Path,
-    path: Path,
-    rules: PhaseSettings,
+    settings: RunSettings, seed: int, training: Path, levels: Path, path: Path, rules: PhaseSettings
 ) -> None:
     """The phases of a run, from its accuracy and its world's table `ability_levels`."""
     from circuit_phases.phases import find_phases, iid_levels

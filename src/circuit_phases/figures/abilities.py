@@ -59,15 +59,15 @@ def figure(data: FigureData) -> Figure:
 
 def _draw_levels(axes: Axes, data: FigureData, split: str, measure: str) -> None:
     """Chance for every series; the ceilings where there is one series, of its first seed."""
+    phase_of = {name.lower(): phase for phase, name in CIRCUITS.items()}
     for series in data.series:
         levels = data.table("ability_levels", series.run, series.seeds[0])
         levels = levels[(levels["split"] == split) & (levels["measure"] == measure)]
         for level, value in zip(levels["level"], levels["value"].astype(float), strict=True):
             if level == "chance":
                 axes.axhline(value, color=GREY, linestyle=":", linewidth=0.7, zorder=1)
-            elif len(data.series) == 1 and level != "constant":
-                phase = next(phase for phase, name in CIRCUITS.items() if name.lower() == level)
-                axes.axhline(value, color=CIRCUIT_COLOURS[phase], linewidth=0.7, dashes=(4, 2.5), zorder=1)
+            elif len(data.series) == 1 and level in phase_of:
+                axes.axhline(value, color=CIRCUIT_COLOURS[phase_of[level]], linewidth=0.7, dashes=(4, 2.5), zorder=1)
 
 
 def _draw_other_tasks(axes: Axes, data: FigureData) -> None:
