@@ -104,7 +104,9 @@ class FastForm:
             if layer == settings.layers - 2 and self._defers(readout):
                 stream = self._deferred(weights, stream, self.masks[layer])
                 continue
-            u = stream.residual(rows) + self._attention(weights, stream, rows, self.masks[layer])
+            reading = stream.residual(rows)
+            asking = reading if last else None
+            u = reading + self._attention(weights, stream, asking, self.masks[layer][rows])
             if settings.architecture == "standard_transformer":
                 u = _feed_forward(weights, u)
             stream = Stream(u, self.elementwise)
@@ -158,13 +160,15 @@ class FastForm:
                     for head, one in enumerate(stream.narrow(value))
                 ]
             )
-        return AttendedStream(stream, self._pattern(weights, stream, slice(None), mask), written, self.elementwise)
+        return AttendedStream(stream, self._pattern(weights, stream, None, mask), written, self.elementwise)
 
-    def _pattern(self, weights: Parameters, stream: Stream, rows: slice, mask: Tensor) -> Float[Tensor, "heads R S n"]:
-        """The attention of these rows."""
+    def _pattern(
+        self, weights: Parameters, stream: Stream, asking: Tensor | None, mask: Tensor
+    ) -> Float[Tensor, "heads R S n"]:
+        """The attention of the rows that ask, `(d, R, n)`; None: of every token."""
         query, key = weights["query"], weights["key"]
         w = query.shape[1]
-        W, S, R = stream.width, stream.tokens, self._count(rows)
+        W, S, R = stream.width, stream.tokens, len(mask)
         way = _cheapest(
             {
                 "merged": (W * W * R, W, w * W * W),
@@ -174,26 +178,28 @@ class FastForm:
             stream,
             R,
         )
-        every = R == S
-        if way == "merged" and every:
-            scores = stream.pairs(product_per_head(stream.narrow(key).transpose(1, 2), stream.narrow(query)))
-        elif way == "merged":
-            merged = product_per_head(stream.narrow(key).transpose(1, 2), query)
-            scores = stream.scores(apply_to_tokens(merged, stream.residual(rows)))
+        if way == "merged":
+            keys = stream.narrow(key).transpose(1, 2)
+            if asking is None:
+                scores = stream.pairs(product_per_head(keys, stream.narrow(query)))
+            else:
+                scores = stream.scores(apply_to_tokens(product_per_head(keys, query), asking))
         else:
-            asked = stream.apply(query) if every else apply_to_tokens(query, stream.residual(rows))
+            asked = stream.apply(query) if asking is None else apply_to_tokens(query, asking)
             if way == "both sides":
                 scores = dot_products(asked, stream.apply(key), self.elementwise)
             else:
                 scores = stream.scores(apply_per_head(stream.narrow(key).transpose(1, 2), asked))
-        return masked_softmax(scores, mask[rows, :, None], dim=2)
+        return masked_softmax(scores, mask[:, :, None], dim=2)
 
-    def _attention(self, weights: Parameters, stream: Stream, rows: slice, mask: Tensor) -> Float[Tensor, "d R n"]:
-        """What the heads write into these rows."""
+    def _attention(
+        self, weights: Parameters, stream: Stream, asking: Tensor | None, mask: Tensor
+    ) -> Float[Tensor, "d R n"]:
+        """What the heads write into the rows that ask, `(d, R, n)`; None: into every token."""
         value, output = weights["value"], weights.get("output")
         heads, w, d = value.shape
-        W, S, R = stream.width, stream.tokens, self._count(rows)
-        p = self._pattern(weights, stream, rows, mask)
+        W, S, R = stream.width, stream.tokens, len(mask)
+        p = self._pattern(weights, stream, asking, mask)
         ways = {
             "project first": (w * W * S + d * w * R, w, 0),
             "mix first": (w * W * R + d * w * R, W, 0),
@@ -215,9 +221,6 @@ class FastForm:
             return mixed
         joined = output.transpose(0, 1).reshape(1, d, heads * w)
         return apply_to_tokens(joined, mixed)[0]
-
-    def _count(self, rows: slice) -> int:
-        return len(range(self.world.S)[rows])
 
 
 def _cheapest(ways: dict[str, tuple[int, int, int]], stream: Stream, R: int) -> str:

@@ -101,7 +101,7 @@ def draw_items(
     # Held feature first in memory, as the fast form of the model reads it.
     noise = torch.randn((s.D, tokens * n), generator=torch.Generator().manual_seed(noise_seed))
     means = world.scaled_class_means.index_select(1, classes.T.flatten())
-    items = torch.add(means, noise, alpha=float(s.eps / np.sqrt((1 + s.eps**2) * s.D)))
+    items = means.add_(noise, alpha=float(s.eps / np.sqrt((1 + s.eps**2) * s.D)))
     return items.view(s.D, tokens, n).permute(2, 1, 0)
 
 

@@ -117,9 +117,12 @@ class EmbeddedStream(Stream):
             -1, -1, self.sequences
         )
         self.items = torch.cat([at_items, items])
-        table, picks = vectors.T, one_hot(labels, world.L, items.dtype)
-        table = functional.pad(table, (0, 0, self.width - len(table), 0))
-        if label_positions is not None:
+        table = functional.pad(vectors.T, (0, 0, self.width - vectors.shape[1], 0))
+        picks = one_hot(labels, world.L, items.dtype)
+        if label_positions is None and elementwise:
+            # Scattered, they stand in memory; compared, each sum that reads them would form them anew.
+            picks = torch.zeros_like(picks).scatter(0, labels[None], 1.0)
+        elif label_positions is not None:
             at_labels = one_hot(numbers(label_positions, items.device), self.width, items.dtype)
             table = torch.cat([table, at_labels], dim=1)
             own = torch.eye(world.N, dtype=items.dtype, device=items.device)[..., None]
@@ -140,24 +143,25 @@ class EmbeddedStream(Stream):
     def pairs(self, matrices: Float[Tensor, "heads W W"]) -> Float[Tensor, "heads S S n"]:
         """u_j . (matrix u_i) of every pair of tokens, `(head, i, j)`."""
         from_items, by_table = self._of_items(matrices), matrices @ self.table
-        asked_by_items = apply_to_tokens(self._of_items(from_items, 1), self.items)
-        tables_asked = apply_to_tokens(_on_left(self.table, from_items), self.items)
-        asked_of_items = apply_to_tokens(self._of_items(by_table, 1).transpose(1, 2), self.items)
+        # The first item sees nothing but itself, and no label sees the query: their scores are never asked.
+        later, earlier = self.items[:, 1:], self.items[:, :-1]
+        asked_by_items = apply_to_tokens(self._of_items(from_items, 1), later)
+        tables_asked = apply_to_tokens(_on_left(self.table, from_items), later)
+        asked_of_items = apply_to_tokens(self._of_items(by_table, 1).transpose(1, 2), earlier)
         among_labels = apply_to_tokens(_on_left(self.table, by_table), self.picks)
-        rows = [
-            torch.cat(
-                [dot_products(asked_by_items, self.items[None], self.elementwise), self._pick(tables_asked)], dim=2
-            ),
-            torch.cat([self._pick(asked_of_items).transpose(1, 2), self._pick(among_labels)], dim=2),
-        ]
-        return torch.cat(rows, dim=1)
+        by_items = torch.cat(
+            [dot_products(asked_by_items, self.items[None], self.elementwise), self._pick(tables_asked)], dim=2
+        )
+        of_items = functional.pad(self._pick(asked_of_items).transpose(1, 2), (0, 0, 0, 1))
+        by_labels = torch.cat([of_items, self._pick(among_labels)], dim=2)
+        return torch.cat([functional.pad(by_items, (0, 0, 0, 0, 1, 0)), by_labels], dim=1)
 
     def residual(self, rows: slice) -> Float[Tensor, "d R n"]:
         """These tokens at the stream's full width."""
-        items = self._items_widened(self.items)
         first = self.world.N + 1
         if range(self.tokens)[rows].stop <= first:
-            return self.widen(items[:, rows])
+            return self.widen(self._items_widened(self.items[:, rows]))
+        items = self._items_widened(self.items)
         labels = (self.table @ self.picks.flatten(1)).view(-1, *self.picks.shape[1:])
         return self.widen(torch.cat([items, labels], dim=1)[:, rows])
 
