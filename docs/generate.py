@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 from pydantic.fields import FieldInfo
 
-from circuit_phases import stages, tables
+from circuit_phases import schemas, stages, tables
 from circuit_phases.claims import TABLES as CLAIM_TABLES
 from circuit_phases.claims import claims_table
 from circuit_phases.configuration import Configuration, Experiment, FigureEntry, load_configuration
@@ -40,33 +40,33 @@ def tables_page() -> str:
         "`results/tables/` holds each of these over all runs;\n"
         "`results/runs/RUN/seed-SEED/` the rows of one run (there `runs` is called `run.parquet`).\n",
     ]
-    for name, schema in tables.RUN_TABLES.items():
+    for name, schema in schemas.RUN_TABLES.items():
         parts.append(_table(f"{name}.parquet", schema))
     parts.append(
         "\n## Over many runs\n\nThese lie in `results/tables/` alone, but for the comparison, which lies where"
     )
     parts.append(" `circuit-phases compare` is told.\n")
     findings = {
-        "claims": tables.CLAIMS,
-        "census": tables.CENSUS,
-        "departures": tables.DEPARTURES,
-        "abilities": tables.ABILITIES,
-        "gradient_estimates": tables.GRADIENT_ESTIMATES,
-        "prerequisites": tables.PREREQUISITES,
+        "claims": schemas.CLAIMS,
+        "census": schemas.CENSUS,
+        "departures": schemas.DEPARTURES,
+        "abilities": schemas.ABILITIES,
+        "gradient_estimates": schemas.GRADIENT_ESTIMATES,
+        "prerequisites": schemas.PREREQUISITES,
     }
     parts += [_table(f"{name}.parquet", schema, level=3) for name, schema in findings.items()]
-    parts.append(_table("the comparison", tables.COMPARISON, level=3))
+    parts.append(_table("the comparison", schemas.COMPARISON, level=3))
     parts.append("\n# Tables of the language models\n\n`results/tables/` holds them over all models.\n")
-    parts += [_table(f"{name}.parquet", schema) for name, schema in tables.LLM_TABLES.items()]
+    parts += [_table(f"{name}.parquet", schema) for name, schema in schemas.LLM_TABLES.items()]
     parts.append("\nOf every shard, below `results/llm/evaluations/MODEL/REVISION/DATASET/`:\n")
-    shards = {"answers.parquet, cuts.parquet": tables.LLM_ANSWERS, "sums.parquet": tables.LLM_SUMS}
+    shards = {"answers.parquet, cuts.parquet": schemas.LLM_ANSWERS, "sums.parquet": schemas.LLM_SUMS}
     parts += [_table(name, schema, level=3) for name, schema in shards.items()]
     parts.append("\n# Worlds\n\nOne folder a world, `results/datasets/WORLD/`.\n")
     worlds = {
-        "class_means.parquet": tables.VECTORS["class"],
-        "label_vectors.parquet": tables.VECTORS["label"],
-        "label_tables.parquet": tables.LABEL_TABLES,
-        "evaluation_sequences.parquet": tables.EVALUATION_SEQUENCES,
+        "class_means.parquet": schemas.VECTORS["class"],
+        "label_vectors.parquet": schemas.VECTORS["label"],
+        "label_tables.parquet": schemas.LABEL_TABLES,
+        "evaluation_sequences.parquet": schemas.EVALUATION_SEQUENCES,
     }
     parts += [_table(name, schema) for name, schema in worlds.items()]
     return "".join(parts)
@@ -107,7 +107,7 @@ def parameters_page() -> str:
 def seeds_page() -> str:
     """Each seed of the reference run: which phases came, when, at what accuracy, how near to the ceiling."""
     phases, runs, theory, training = (
-        tables.read_frame(REFERENCE / f"{name}.parquet", tables.RUN_TABLES[name])
+        tables.read_frame(REFERENCE / f"{name}.parquet", schemas.RUN_TABLES[name])
         for name in ("phases", "runs", "theory", "training")
     )
     phases = phases[phases["rule"] == "plateau"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from circuit_phases.tables import TRAINING, read_frame, write_table
+from circuit_phases.schemas import TRAINING
+from circuit_phases.tables import read_frame, write_table
 from circuit_phases.thinning import thinned
 
 RESULTS = Path("results")

@@ -12,8 +12,9 @@ import pandas as pd
 import pyarrow as pa
 
 from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.schemas import RUN_TABLES
 from circuit_phases.settings import RunSettings
-from circuit_phases.tables import RUN_TABLES, to_frame
+from circuit_phases.tables import to_frame
 
 CEILINGS = {"ncc": 0.36, "scc": 0.78, "fcc": 1.0}
 LEVELS = {1: 0.35, 2: 0.75, 3: 1.0}

@@ -16,10 +16,11 @@ from circuit_phases.attribution import attribute_checkpoints, attribution_rows
 from circuit_phases.checkpoints import load_model, saved_checkpoints
 from circuit_phases.interventions import EDGES, edge_families, with_edges
 from circuit_phases.model import InContextTransformer
+from circuit_phases.schemas import ATTRIBUTION
 from circuit_phases.sequences import Sequences
 from circuit_phases.settings import RunSettings, SplitOfClasses
 from circuit_phases.splits import evaluation_set
-from circuit_phases.tables import ATTRIBUTION, read_frame, write_table
+from circuit_phases.tables import read_frame, write_table
 from circuit_phases.world import World
 
 Tiny = Callable[..., RunSettings]

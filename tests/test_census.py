@@ -11,7 +11,7 @@ import pytest
 from made_runs import Made, data_of
 from scipy.stats import spearmanr
 
-from circuit_phases import tables
+from circuit_phases import schemas, tables
 from circuit_phases.census import FEATURES, OUTCOMES, TIMES, census_runs, census_table, label_features
 from circuit_phases.figures.data import FigureData
 from circuit_phases.settings import RunSettings
@@ -138,8 +138,8 @@ def test_outcomes_that_are_all_the_same_foretell_nothing() -> None:
 
 def test_the_table_fits_its_schema_and_holds_every_value_of_every_run(tmp_path: Path) -> None:
     data = census_of(MIXED)
-    tables.write_table(tmp_path / "census.parquet", census_table(data), tables.CENSUS)
-    kept = tables.read_frame(tmp_path / "census.parquet", tables.CENSUS)
+    tables.write_table(tmp_path / "census.parquet", census_table(data), schemas.CENSUS)
+    kept = tables.read_frame(tmp_path / "census.parquet", schemas.CENSUS)
     values = kept[kept["statistic"] == "value"].set_index(["world_seed", "seed", "quantity"])["estimate"]
     runs = census_runs(data).set_index(["world_seed", "seed"])
     for place in MIXED:

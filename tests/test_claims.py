@@ -11,7 +11,7 @@ import pytest
 from made_runs import Made, data_of, series_of, together
 
 from circuit_phases import claim_tests as tests
-from circuit_phases import stages, tables
+from circuit_phases import schemas, stages, tables
 from circuit_phases.claim_tests import Finding
 from circuit_phases.claims import CLAIMS, TABLES, claims_table, verdict
 from circuit_phases.closed_form import paper_formula
@@ -91,7 +91,7 @@ def test_a_run_that_is_not_analysed_yet_counts_as_not_run(table: str) -> None:
 
 def test_the_table_fits_its_schema_and_names_every_claim_once(tmp_path: Path) -> None:
     found = claims_table({}, together([Made(SETTINGS)]))
-    tables.write_table(tmp_path / "claims.parquet", found, tables.CLAIMS)
+    tables.write_table(tmp_path / "claims.parquet", found, schemas.CLAIMS)
     assert found["claim"].is_unique
     assert len(found) == len(CLAIMS)
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from made_runs import Made, together
 
-from circuit_phases import tables
+from circuit_phases import schemas, tables
 from circuit_phases.command_line import main
 from circuit_phases.compare import comparison, exit_code, report
 from circuit_phases.settings import RunSettings
@@ -66,7 +66,7 @@ def test_the_report_names_the_run_and_what_differs() -> None:
 
 def write(folder: Path, made: list[Made]) -> str:
     for name, frame in together(made).items():
-        tables.write_table(folder / f"{name}.parquet", frame, tables.RUN_TABLES[name])
+        tables.write_table(folder / f"{name}.parquet", frame, schemas.RUN_TABLES[name])
     return str(folder)
 
 
@@ -76,7 +76,7 @@ def test_the_command_prints_keeps_and_tells_by_its_exit_code(tmp_path, capsys) -
         main(["compare", mine, reference, "--table", str(tmp_path / "found.parquet")])
     assert stopped.value.code == 2
     assert "1 different" in capsys.readouterr().out
-    kept = tables.read_frame(tmp_path / "found.parquet", tables.COMPARISON)
+    kept = tables.read_frame(tmp_path / "found.parquet", schemas.COMPARISON)
     assert (kept["verdict"] == "different").sum() == 1
     with pytest.raises(SystemExit) as stopped:
         main(["compare", reference, reference])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from made_runs import Made, data_of
 
-from circuit_phases import tables
+from circuit_phases import schemas, tables
 from circuit_phases.departures import departures_table
 from circuit_phases.figures.data import FigureData
 from circuit_phases.settings import RunSettings
@@ -17,8 +17,8 @@ def test_every_run_is_a_row_with_its_cell_phases_and_last_accuracy(tmp_path: Pat
     text = RunSettings.from_parameters(max_steps=100_000)
     other = RunSettings.from_parameters(max_steps=100_000, positions="random", output_projection=False)
     runs = [Made(text), Made(other, phases={1: (2_000, 12_000), 2: (20_000, 100_000)}, last=0.7)]
-    tables.write_table(tmp_path / "departures.parquet", departures_table(data_of(runs)), tables.DEPARTURES)
-    first, second = tables.read_table(tmp_path / "departures.parquet", tables.DEPARTURES).to_pylist()
+    tables.write_table(tmp_path / "departures.parquet", departures_table(data_of(runs)), schemas.DEPARTURES)
+    first, second = tables.read_table(tmp_path / "departures.parquet", schemas.DEPARTURES).to_pylist()
     assert (first["run"], second["run"]) == (text.name, other.name)
     assert (first["positions"], first["output_projection"], first["phases"]) == ("fixed", True, "1, 3")
     assert (second["positions"], second["output_projection"], second["phases"]) == ("random", False, "1, 2")
@@ -33,6 +33,6 @@ def test_no_runs_give_an_empty_table(tmp_path: Path) -> None:
     tables.write_table(
         tmp_path / "departures.parquet",
         departures_table(FigureData((), data_of([Made(RunSettings())]).tables)),
-        tables.DEPARTURES,
+        schemas.DEPARTURES,
     )
     assert pd.read_parquet(tmp_path / "departures.parquet").empty

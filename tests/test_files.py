@@ -18,7 +18,8 @@ import torch
 from circuit_phases import files
 from circuit_phases.checkpoints import load_tensors, save_tensors
 from circuit_phases.files import DamagedFile, UserError, replacing, require_writable
-from circuit_phases.tables import LABEL_TABLES, read_table, table_from_rows, write_table
+from circuit_phases.schemas import LABEL_TABLES
+from circuit_phases.tables import read_table, table_from_rows, write_table
 
 TENSORS = {"layers.0.query": torch.arange(12.0).view(1, 3, 4), "classifier.0.bias": torch.tensor([0.5, -1.0])}
 METADATA = {"run": "paper,T=2", "seed": "0", "step": "40"}

@@ -10,8 +10,8 @@ from scipy import stats
 
 from circuit_phases.figures.data import FigureData
 from circuit_phases.gradient_estimates import gradient_estimates_table
+from circuit_phases.schemas import GRADIENT_ESTIMATES
 from circuit_phases.settings import RunSettings
-from circuit_phases.tables import GRADIENT_ESTIMATES
 
 SETTINGS = RunSettings()
 

@@ -20,9 +20,10 @@ from training_runs import QUICK, overall_accuracy, results, run, summary
 from circuit_phases import training
 from circuit_phases.checkpoints import load_tensors, saved_checkpoints
 from circuit_phases.files import UserError, locked
+from circuit_phases.schemas import TRAINING
 from circuit_phases.settings import RunSettings
 from circuit_phases.splits import evaluation_set
-from circuit_phases.tables import TRAINING, read_frame
+from circuit_phases.tables import read_frame
 from circuit_phases.trainer import Outcome, Trainer, TrainerOfSeeds
 from circuit_phases.training import Member, train_together
 from circuit_phases.world import World

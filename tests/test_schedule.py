@@ -13,10 +13,11 @@ from training_runs import QUICK, overall_accuracy, results, run, summary, traine
 from circuit_phases import training
 from circuit_phases.checkpoints import load_model, load_tensors, saved_checkpoints
 from circuit_phases.model import InContextTransformer, edge_mask, edge_masks
+from circuit_phases.schemas import TRAINING
 from circuit_phases.sequences import TrainingBatches
 from circuit_phases.settings import RunSettings
 from circuit_phases.splits import evaluation_set
-from circuit_phases.tables import TRAINING, read_frame
+from circuit_phases.tables import read_frame
 from circuit_phases.trainer import COMPILE_FROM_STEPS, Trainer
 from circuit_phases.training import Member, train_together
 from circuit_phases.world import World

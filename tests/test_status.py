@@ -20,10 +20,11 @@ from circuit_phases.files import LOCK, UserError
 from circuit_phases.logs import job_log
 from circuit_phases.paths import PARTIAL, STATE, Paths
 from circuit_phases.run_in_progress import RunInProgress, State
+from circuit_phases.schemas import ABILITY_LEVELS
 from circuit_phases.settings import RunSettings
 from circuit_phases.splits import evaluation_set
 from circuit_phases.status import TrainingStatus, trainings
-from circuit_phases.tables import ABILITY_LEVELS, table_from_rows, write_table
+from circuit_phases.tables import table_from_rows, write_table
 from circuit_phases.training import Member, train_together
 from circuit_phases.world import World
 

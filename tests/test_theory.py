@@ -10,9 +10,9 @@ import pytest
 
 from circuit_phases.closed_form import paper_formula
 from circuit_phases.files import UserError
+from circuit_phases.schemas import THEORY
 from circuit_phases.sequences import draw_sequences
 from circuit_phases.settings import WorldSettings
-from circuit_phases.tables import THEORY
 from circuit_phases.theory import Ceiling, ceilings, theory_table
 from circuit_phases.world import World
 

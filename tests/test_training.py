@@ -21,9 +21,10 @@ from circuit_phases import training
 from circuit_phases.checkpoints import checkpoint_file, load_model, load_tensors, saved_checkpoints
 from circuit_phases.code_digest import code_digest
 from circuit_phases.files import DamagedFile, UserError
+from circuit_phases.schemas import TRAINING
 from circuit_phases.settings import RunSettings, TrainingSettings
 from circuit_phases.splits import SPLITS, evaluation_set
-from circuit_phases.tables import TRAINING, read_frame, read_table
+from circuit_phases.tables import read_frame, read_table
 from circuit_phases.training import checkpoint_steps, train
 from circuit_phases.world import World
 

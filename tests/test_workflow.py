@@ -20,7 +20,7 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from circuit_phases import tables
+from circuit_phases import schemas
 from circuit_phases.claims import CLAIMS
 from circuit_phases.settings import RunSettings
 
@@ -141,7 +141,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def test_the_whole_workflow_leaves_every_table_and_figure(project: Project) -> None:
     for name in ("runs", "training", "circuits", "attention", "attribution", "phases", "theory", "ability_levels"):
         table = pq.read_table(project.folder / "results" / "tables" / f"{name}.parquet")
-        assert table.schema.names == tables.RUN_TABLES[name].names
+        assert table.schema.names == schemas.RUN_TABLES[name].names
         assert all(field.metadata[b"description"] for field in table.schema)
     for name in (
         "fig01",
@@ -159,7 +159,7 @@ def test_the_whole_workflow_leaves_every_table_and_figure(project: Project) -> N
     for ending in ("gif", "mp4"):
         assert (project.folder / "results" / "figures" / f"film.{ending}").stat().st_size > 1000
     census = pq.read_table(project.folder / "results" / "tables" / "census.parquet")
-    assert census.schema.names == tables.CENSUS.names
+    assert census.schema.names == schemas.CENSUS.names
     assert list((project.folder / "results" / "datasets").glob("*/label_tables.parquet"))
 
 

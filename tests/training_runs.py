@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from circuit_phases.checkpoints import load_tensors
+from circuit_phases.schemas import RUNS, TRAINING
 from circuit_phases.settings import RunSettings
 from circuit_phases.splits import evaluation_set
-from circuit_phases.tables import RUNS, TRAINING, read_frame, read_table
+from circuit_phases.tables import read_frame, read_table
 from circuit_phases.trainer import Trainer
 from circuit_phases.training import train
 from circuit_phases.world import World

@@ -24,9 +24,10 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
+from circuit_phases.schemas import ABILITY_LEVELS
 from circuit_phases.settings import WorldSettings
 from circuit_phases.splits import SPLITS
-from circuit_phases.tables import ABILITY_LEVELS, table_from_rows
+from circuit_phases.tables import table_from_rows
 from circuit_phases.theory import Ceiling, ceilings
 from circuit_phases.world import World
 
@@ -70,7 +71,7 @@ def _of_ability_splits(world: World, of_iid: list[Ceiling]) -> list[Level]:
 
 
 def levels_table(levels: Iterable[Level], run: str, seed: int) -> pa.Table:
-    """The rows of `tables.ABILITY_LEVELS` for one run and seed."""
+    """The rows of `schemas.ABILITY_LEVELS` for one run and seed."""
     return table_from_rows([{"run": run, "seed": seed, **vars(level)} for level in levels], ABILITY_LEVELS)
 
 

@@ -17,7 +17,7 @@ from scipy import stats
 
 from circuit_phases.evidence import Trained, trained
 from circuit_phases.figures.data import FigureData
-from circuit_phases.tables import CENSUS
+from circuit_phases.schemas import CENSUS
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
@@ -40,7 +40,7 @@ FORETOLD = ("all_phases", "skips_2", "solved_step")
 
 
 def census_table(data: FigureData) -> pd.DataFrame:
-    """The rows of `tables.CENSUS`: every run's outcome and world, then the statistics over runs.
+    """The rows of `schemas.CENSUS`: every run's outcome and world, then the statistics over runs.
 
     `data` holds the tables runs, training, phases, theory and label_tables.
     """

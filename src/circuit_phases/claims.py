@@ -154,7 +154,7 @@ CLAIMS = (
 def claims_table(
     experiments: Mapping[str, Sequence[tuple[Series, Parameters]]], tables: Mapping[str, pd.DataFrame]
 ) -> pd.DataFrame:
-    """The rows of `tables.CLAIMS`: every claim, decided by the runs of its experiments.
+    """The rows of `schemas.CLAIMS`: every claim, decided by the runs of its experiments.
 
     `experiments` maps the names of config.yaml to their series, each with its parameters; `tables` maps
     those of `TABLES` to data frames, which may lack runs.

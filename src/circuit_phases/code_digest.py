@@ -25,6 +25,7 @@ PLUMBING = frozenset(
         "logs",
         "paths",
         "run_in_progress",
+        "schemas",
         "settings",
         "stages",
         "tables",

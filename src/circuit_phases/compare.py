@@ -29,7 +29,7 @@ VERDICTS = ("equal", "close", "different", "missing")
 
 
 def comparison(mine: Mapping[str, pd.DataFrame], reference: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The rows of `tables.COMPARISON`: every quantity of every run of either side.
+    """The rows of `schemas.COMPARISON`: every quantity of every run of either side.
 
     A phase that came on one side alone makes its quantities different; a run that is on one side alone is
     one row, `missing`. Both mappings hold the tables of `TABLES`.

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from circuit_phases.files import DamagedFile
+from circuit_phases.schemas import EVALUATION_SEQUENCES, LABEL_TABLES, VECTORS
 from circuit_phases.sequences import Sequences
 from circuit_phases.settings import WorldSettings
 from circuit_phases.splits import PARTNERS, EvaluationSet, evaluation_set
-from circuit_phases.tables import EVALUATION_SEQUENCES, LABEL_TABLES, VECTORS, read_table, write_table
+from circuit_phases.tables import read_table, write_table
 from circuit_phases.world import World
 
 FILES = ("class_means", "label_vectors", "label_tables", "evaluation_sequences")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from circuit_phases import tables
+from circuit_phases import schemas
 from circuit_phases.evidence import Trained, path_name, trained
 from circuit_phases.figures.data import FigureData
 
@@ -15,11 +15,11 @@ DEPARTURES = ("positions", "label_tables", "output_projection", "label_vectors")
 
 
 def departures_table(data: FigureData) -> pd.DataFrame:
-    """The rows of `tables.DEPARTURES`: for every run, its cell of the grid, phases, times and last accuracy.
+    """The rows of `schemas.DEPARTURES`: for every run, its cell of the grid, phases, times and last accuracy.
 
     `data` holds the tables runs, training, phases and theory.
     """
-    return pd.DataFrame([_row(run) for run in trained(data)], columns=tables.DEPARTURES.names)
+    return pd.DataFrame([_row(run) for run in trained(data)], columns=schemas.DEPARTURES.names)
 
 
 def _row(run: Trained) -> dict[str, Any]:

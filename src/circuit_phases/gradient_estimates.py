@@ -8,7 +8,7 @@ from scipy import stats
 
 from circuit_phases.figures.data import FigureData, Series
 from circuit_phases.figures.readings import phases, training_curve
-from circuit_phases.tables import GRADIENT_ESTIMATES
+from circuit_phases.schemas import GRADIENT_ESTIMATES
 
 BETWEEN = 0
 """Stands for the checkpoints between phases, from the first on."""
@@ -41,7 +41,7 @@ def phased_effects(data: FigureData, series: Series) -> pd.DataFrame:
 
 
 def gradient_estimates_table(data: FigureData) -> pd.DataFrame:
-    """The rows of `tables.GRADIENT_ESTIMATES`."""
+    """The rows of `schemas.GRADIENT_ESTIMATES`."""
     rows = []
     for series in data.series:
         effects = phased_effects(data, series)

@@ -6,11 +6,11 @@ import pandas as pd
 
 from circuit_phases.figures.data import CIRCUITS, FigureData
 from circuit_phases.figures.readings import phases
-from circuit_phases.tables import ABILITIES
+from circuit_phases.schemas import ABILITIES
 
 
 def abilities_table(data: FigureData) -> pd.DataFrame:
-    """The rows of `tables.ABILITIES`: of every run, at the last evaluation of each phase by the rule plateau.
+    """The rows of `schemas.ABILITIES`: of every run, at the last evaluation of each phase by the rule plateau.
 
     `data` holds the tables training, phases and ability_levels.
     """

@@ -6,13 +6,13 @@ import pandas as pd
 
 from circuit_phases.evidence import Trained, trained
 from circuit_phases.figures.data import FigureData
-from circuit_phases.tables import PREREQUISITES
+from circuit_phases.schemas import PREREQUISITES
 
 QUANTITIES = ("phase_1_start", "phase_2_start", "phase_3_start", "solved_step")
 
 
 def prerequisites_table(data: FigureData) -> pd.DataFrame:
-    """The rows of `tables.PREREQUISITES`: of every run, when each phase came, and in the free run of its seed.
+    """The rows of `schemas.PREREQUISITES`: of every run, when each phase came, and in the free run of its seed.
 
     The free run has nothing forbidden; with the same seed, it has the same world, first weights and batches.
     """

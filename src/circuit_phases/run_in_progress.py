@@ -18,7 +18,8 @@ from torch import Tensor
 from circuit_phases.checkpoints import checkpoint_file, load_tensors, save_tensors
 from circuit_phases.files import UserError, replacing_folder
 from circuit_phases.paths import PARTIAL, ROWS, STATE
-from circuit_phases.tables import TRAINING, read_table, table_from_rows, write_table
+from circuit_phases.schemas import TRAINING
+from circuit_phases.tables import read_table, table_from_rows, write_table
 
 logger = logging.getLogger(__name__)
 

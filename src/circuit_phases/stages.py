@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
-from circuit_phases import tables
+from circuit_phases import schemas, tables
 from circuit_phases.files import write_text
 from circuit_phases.settings import AttributionSettings, RunSettings
 
@@ -85,8 +85,8 @@ def analyze_run(
     sequences = read_evaluation_set(dataset, settings.world)["iid"][:first]
     world = _world(settings, seed, dataset)
     attention_rows, circuit_rows = analyze_checkpoints(checkpoints, settings, world, sequences, seed)
-    tables.write_table(attention, attention_rows, tables.ATTENTION)
-    tables.write_table(circuits, circuit_rows, tables.CIRCUITS)
+    tables.write_table(attention, attention_rows, schemas.ATTENTION)
+    tables.write_table(circuits, circuit_rows, schemas.CIRCUITS)
 
 
 def attribute_run(
@@ -100,7 +100,7 @@ def attribute_run(
     world = _world(settings, seed, dataset)
     splits = {str(split): evaluation[split] for split in asked.splits if split in evaluation}
     rows = attribute_checkpoints(checkpoints, settings, world, splits, seed, asked.sequences)
-    tables.write_table(path, rows, tables.ATTRIBUTION)
+    tables.write_table(path, rows, schemas.ATTRIBUTION)
 
 
 def compute_theory(settings: RunSettings, seed: int, dataset: Path, path: Path, ability_levels: Path) -> None:
@@ -110,9 +110,9 @@ def compute_theory(settings: RunSettings, seed: int, dataset: Path, path: Path, 
 
     world = _world(settings, seed, dataset)
     found = ceilings(world)
-    tables.write_table(path, theory_table(found, settings.name, seed), tables.THEORY)
+    tables.write_table(path, theory_table(found, settings.name, seed), schemas.THEORY)
     rows = levels.levels_table(levels.ability_levels(world, found), settings.name, seed)
-    tables.write_table(ability_levels, rows, tables.ABILITY_LEVELS)
+    tables.write_table(ability_levels, rows, schemas.ABILITY_LEVELS)
 
 
 def count_classes(settings: RunSettings, seed: int, dataset: Path, path: Path) -> None:
@@ -125,7 +125,7 @@ def count_classes(settings: RunSettings, seed: int, dataset: Path, path: Path) -
     observed = np.bincount(sequences.classes[:, -1].numpy(), minlength=K) / len(sequences)
     rows = pd.DataFrame({"class": np.arange(1, K + 1), "frequency": world.class_frequencies, "observed": observed})
     identity: dict[str, Any] = {"run": settings.name, "seed": seed, "alpha": settings.world.alpha}
-    tables.write_table(path, rows.assign(**identity), tables.CLASS_FREQUENCIES)
+    tables.write_table(path, rows.assign(**identity), schemas.CLASS_FREQUENCIES)
 
 
 def find_run_phases(
@@ -134,16 +134,16 @@ def find_run_phases(
     """The phases of a run, from its accuracy and its world's table `ability_levels`."""
     from circuit_phases.phases import find_phases, iid_levels
 
-    rows = tables.read_frame(training, tables.TRAINING)
+    rows = tables.read_frame(training, schemas.TRAINING)
     rows = rows[(rows["split"] == "iid") & rows["task"].isna()]
     accuracy = rows.set_index("step")["accuracy"].astype(float)
-    found = find_phases(accuracy, iid_levels(tables.read_frame(levels, tables.ABILITY_LEVELS)), rules)
-    tables.write_table(path, found.assign(run=settings.name, seed=seed), tables.PHASES)
+    found = find_phases(accuracy, iid_levels(tables.read_frame(levels, schemas.ABILITY_LEVELS)), rules)
+    tables.write_table(path, found.assign(run=settings.name, seed=seed), schemas.PHASES)
 
 
 def collect(name: str, sources: Sequence[Path | str], path: Path) -> None:
     """One table over all runs."""
-    schema = tables.RUN_TABLES[name]
+    schema = schemas.RUN_TABLES[name]
     tables.write_table(path, tables.concatenate(sources, schema), schema)
 
 
@@ -155,14 +155,14 @@ def decide_claims(
     """What came out of every claim of the paper, from tables over all runs."""
     from circuit_phases.claims import claims_table
 
-    tables.write_table(path, claims_table(experiments, claim_evidence(sources)), tables.CLAIMS)
+    tables.write_table(path, claims_table(experiments, claim_evidence(sources)), schemas.CLAIMS)
 
 
 def claim_evidence(sources: Mapping[str, Path | str]) -> dict[str, pd.DataFrame]:
     """The tables that claims are decided from, without the rows of single tasks and of other splits."""
     from circuit_phases.claims import TABLES
 
-    found = {name: tables.read_table(sources[name], tables.RUN_TABLES[name]) for name in TABLES}
+    found = {name: tables.read_table(sources[name], schemas.RUN_TABLES[name]) for name in TABLES}
     training = found["training"]
     found["training"] = training.filter(pc.field("task").is_null() & pc.field("split").isin(CLAIMED_SPLITS))
     return {name: tables.to_frame(table) for name, table in found.items()}
@@ -194,11 +194,11 @@ def keep_finding(
     from circuit_phases.prerequisites import prerequisites_table
 
     table, schema = {
-        "census": (census_table, tables.CENSUS),
-        "departures": (departures_table, tables.DEPARTURES),
-        "abilities": (abilities_table, tables.ABILITIES),
-        "gradient_estimates": (gradient_estimates_table, tables.GRADIENT_ESTIMATES),
-        "prerequisites": (prerequisites_table, tables.PREREQUISITES),
+        "census": (census_table, schemas.CENSUS),
+        "departures": (departures_table, schemas.DEPARTURES),
+        "abilities": (abilities_table, schemas.ABILITIES),
+        "gradient_estimates": (gradient_estimates_table, schemas.GRADIENT_ESTIMATES),
+        "prerequisites": (prerequisites_table, schemas.PREREQUISITES),
     }[drawing]
     tables.write_table(path, table(_figure_data(series, sources, PhaseSettings())), schema)
 
@@ -208,13 +208,13 @@ def compare_tables(mine: Path, reference: Path, table: Path | None) -> int:
     from circuit_phases import compare
 
     sides = [
-        {name: tables.read_frame(folder / f"{name}.parquet", tables.RUN_TABLES[name]) for name in compare.TABLES}
+        {name: tables.read_frame(folder / f"{name}.parquet", schemas.RUN_TABLES[name]) for name in compare.TABLES}
         for folder in (mine, reference)
     ]
     found = compare.comparison(*sides)
     print(compare.report(found))
     if table is not None:
-        tables.write_table(table, found, tables.COMPARISON)
+        tables.write_table(table, found, schemas.COMPARISON)
     return compare.exit_code(found)
 
 
@@ -236,8 +236,8 @@ def write_report_pages(
     """The pages of the report, from tables over all runs, the whole configuration, and the folder of the code."""
     from circuit_phases import report
 
-    claims = tables.read_frame(sources["claims"], tables.CLAIMS)
-    theory, runs = (tables.read_frame(sources[name], tables.RUN_TABLES[name]) for name in ("theory", "runs"))
+    claims = tables.read_frame(sources["claims"], schemas.CLAIMS)
+    theory, runs = (tables.read_frame(sources[name], schemas.RUN_TABLES[name]) for name in ("theory", "runs"))
     write_text(pages["claims"], report.claims_page(claims))
     write_text(pages["ceilings"], report.ceilings_page(theory))
     write_text(pages["run_times"], report.run_times_page(runs))
@@ -258,8 +258,8 @@ def _figure_data(
     frames = {
         name: tables.to_frame(
             tables.concatenate_datasets(name, paths, runs)
-            if name in tables.DATASET_TABLES
-            else tables.concatenate(paths, tables.TABLES[name])
+            if name in schemas.DATASET_TABLES
+            else tables.concatenate(paths, schemas.TABLES[name])
         )
         for name, paths in sources.items()
     }

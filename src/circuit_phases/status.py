@@ -17,7 +17,8 @@ from circuit_phases.files import UserError, holder, is_running
 from circuit_phases.logs import failed, last_lines
 from circuit_phases.paths import PARTIAL, ROWS, STATE, Paths
 from circuit_phases.phases import PhaseSettings, find_phases, iid_levels
-from circuit_phases.tables import ABILITY_LEVELS, PHASES, RUNS, TRAINING, read_frame
+from circuit_phases.schemas import ABILITY_LEVELS, PHASES, RUNS, TRAINING
+from circuit_phases.tables import read_frame
 
 State = Literal["running", "failed", "stopped", "waiting", "done"]
 STATES: tuple[State, ...] = ("running", "failed", "stopped", "waiting", "done")

@@ -28,8 +28,9 @@ from jaxtyping import Bool, Float64, Int64
 
 from circuit_phases.context_law import ContextLaw, is_even, trapezoids, ways_of_drawing
 from circuit_phases.files import UserError
+from circuit_phases.schemas import THEORY
 from circuit_phases.sequences import draw_sequences
-from circuit_phases.tables import THEORY, table_from_rows
+from circuit_phases.tables import table_from_rows
 from circuit_phases.world import Stream, World, random_generator
 
 Circuit = Literal["ncc", "scc", "fcc"]
@@ -73,7 +74,7 @@ def ceilings(world: World, *, largest_enumeration: int = 200_000_000, sequences:
 
 
 def theory_table(ceilings: Iterable[Ceiling], run: str, seed: int) -> pa.Table:
-    """The rows of `tables.THEORY` for one run and seed."""
+    """The rows of `schemas.THEORY` for one run and seed."""
     return table_from_rows([{"run": run, "seed": seed, **vars(ceiling)} for ceiling in ceilings], THEORY)
 
 

@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from circuit_phases.figures.data import FigureData, Series
 from circuit_phases.phases import PhaseSettings
+from circuit_phases.schemas import FIGURE_TABLES
 from circuit_phases.settings import RunSettings
-from circuit_phases.tables import FIGURE_TABLES, to_frame
+from circuit_phases.tables import to_frame
 
 STEPS = np.arange(0, 100_001, 500)
 CHECKPOINTS = np.unique(np.geomspace(1, 100_000, 60).astype(int))

@@ -12,7 +12,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from circuit_phases import tables
+from circuit_phases import schemas, tables
 from circuit_phases.figures import LLM_FIGURES
 from circuit_phases.figures.data import FigureData
 from circuit_phases.figures.drawing import draw
@@ -33,7 +33,7 @@ def value(revision: int, layer: int, head: int | None, metric: str) -> float:
 
 
 def frame(name: str, rows: list[dict[str, Any]]) -> pd.DataFrame:
-    return tables.to_frame(tables.table_from_rows(rows, tables.LLM_TABLES[name]))
+    return tables.to_frame(tables.table_from_rows(rows, schemas.LLM_TABLES[name]))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from circuit_phases import tables
+from circuit_phases import schemas, tables
 from circuit_phases.files import UserError
 from circuit_phases.llm.cutting import cuts
 from circuit_phases.llm.settings import CutSettings
@@ -42,9 +42,9 @@ def test_each_condition_and_cut_has_its_own_row_over_all_shards(tmp_path: Path) 
         "d": answers(2, 2, shots=0, demonstration_labels="none"),
     }  # fmt: skip
     for name, part in parts.items():
-        tables.write_table(tmp_path / name, part, tables.LLM_ANSWERS)
+        tables.write_table(tmp_path / name, part, schemas.LLM_ANSWERS)
     collect("llm_accuracy", [tmp_path / name for name in parts], tmp_path / "out.parquet")
-    found = tables.read_frame(tmp_path / "out.parquet", tables.LLM_ACCURACY)
+    found = tables.read_frame(tmp_path / "out.parquet", schemas.LLM_ACCURACY)
     rows = found.set_index(["shots", "cut"])["accuracy"].to_dict()
     assert rows == {(2, "none"): 4 / 6, (2, "label_attention: top 2 heads"): 0.0, (0, "none"): 1.0}
 
@@ -57,9 +57,9 @@ def test_a_revision_with_the_weights_of_an_earlier_one_is_named(
         {"kind": "model", "name": name, "revision": revision, "origin": "o", "sha256": digest}
         for name in ("m", "n") for revision, digest in digests.items() if (name, revision) != ("n", "step1")
     ]  # fmt: skip
-    tables.write_table(tmp_path / "in", tables.table_from_rows(rows, tables.LLM_SOURCES), tables.LLM_SOURCES)
+    tables.write_table(tmp_path / "in", tables.table_from_rows(rows, schemas.LLM_SOURCES), schemas.LLM_SOURCES)
     collect("llm_sources", [tmp_path / "in"], tmp_path / "out")
-    found = tables.read_table(tmp_path / "out", tables.LLM_SOURCES).to_pylist()
+    found = tables.read_table(tmp_path / "out", schemas.LLM_SOURCES).to_pylist()
     same = {(row["name"], row["revision"]): row["same_as"] for row in found if row["same_as"]}
     assert same == {("m", "main"): "step2", ("m", "last"): "step1", ("n", "main"): "step2"}
     assert "m: the weights of revision main are those of step2" in caplog.text

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from test_workflow import Project, clone
 
-from circuit_phases import tables
+from circuit_phases import schemas, tables
 from circuit_phases.llm.data import Text
 
 RULES = {"llm_model", "llm_dataset", "llm_evaluation", "llm_cutting", "llm_table", "llm_figure"}
@@ -66,7 +66,7 @@ def with_model(folder: Path, model: Path, reviews: list[Text]) -> LlmProject:
 
 
 def test_every_table_and_figure_is_made_and_names_model_revision_and_data(project: LlmProject) -> None:
-    for name, schema in tables.LLM_TABLES.items():
+    for name, schema in schemas.LLM_TABLES.items():
         assert tables.read_table(project.folder / "results" / "tables" / f"{name}.parquet", schema).num_rows
     circuits, accuracy = project.table("llm_circuits"), project.table("llm_accuracy")
     for table in (circuits, accuracy):

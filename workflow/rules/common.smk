@@ -11,7 +11,7 @@ from circuit_phases.claims import TABLES as CLAIM_TABLES
 from circuit_phases.figures import ANIMATIONS, FINDINGS, RUN_DRAWINGS, UNTRAINED_TABLES
 from circuit_phases.files import UserError, require_writable
 from circuit_phases.logs import failures
-from circuit_phases.tables import DATASET_TABLES
+from circuit_phases.schemas import DATASET_TABLES
 from circuit_phases.workers import run_script
 from snakemake.exceptions import WorkflowError
 

@@ -1,6 +1,6 @@
 # Helpers of the rules of llm.smk: settings, where files lie, shards.
 from circuit_phases.figures import LLM_FIGURES
-from circuit_phases.tables import LLM_TABLES
+from circuit_phases.schemas import LLM_TABLES
 
 LLM = configuration.llm
 EVALUATIONS = configuration.evaluations

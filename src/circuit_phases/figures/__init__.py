@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from circuit_phases.tables import DATASET_TABLES
+from circuit_phases.schemas import DATASET_TABLES
 
 FIGURES: dict[str, tuple[str, ...]] = {
     "fig01": ("label_tables", "evaluation_sequences"),

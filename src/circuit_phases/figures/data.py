@@ -39,7 +39,7 @@ class FigureData:
     """The series of a figure, and its tables restricted to their runs and seeds.
 
     `tables` maps a table's name (`training`, `circuits`, ...) to a data frame with the columns of
-    its schema in `circuit_phases.tables`; `rules` tells how the phases were found. Figures of the
+    its schema in `circuit_phases.schemas`; `rules` tells how the phases were found. Figures of the
     language models have no series.
     """
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 
-from circuit_phases import tables
+from circuit_phases import schemas, tables
 from circuit_phases.llm.settings import DatasetSource, LlmSettings, ModelSource
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def get_model(name: str, source: ModelSource, revision: str, folder: Path, ident
         "origin": source.origin,
         "sha256": weights_digest(folder),
     }
-    tables.write_table(identity, tables.table_from_rows([row], tables.LLM_SOURCES), tables.LLM_SOURCES)
+    tables.write_table(identity, tables.table_from_rows([row], schemas.LLM_SOURCES), schemas.LLM_SOURCES)
 
 
 def get_dataset(name: str, source: DatasetSource, folder: Path, identity: Path) -> None:
@@ -61,7 +61,7 @@ def get_dataset(name: str, source: DatasetSource, folder: Path, identity: Path) 
         "sha256": texts_digest(texts),
     }
     tables.write_table(
-        identity, tables.table_from_rows([row | {"texts": len(texts)}], tables.LLM_SOURCES), tables.LLM_SOURCES
+        identity, tables.table_from_rows([row | {"texts": len(texts)}], schemas.LLM_SOURCES), schemas.LLM_SOURCES
     )
 
 
@@ -96,8 +96,8 @@ def evaluate_shard(shard: Shard, model: Path, dataset: Path, answers: Path, sums
         condition: dict[str, Any] = shard.identity | {"shots": shots, "demonstration_labels": kind}
         all_answers.append(answers_table(prompts, mine).assign(**condition, cut=UNCUT))
         all_sums += [sums_table(prompts, mine).assign(**condition)] if prompts else []
-    _write(all_answers, answers, tables.LLM_ANSWERS)
-    _write(all_sums, sums, tables.LLM_SUMS)
+    _write(all_answers, answers, schemas.LLM_ANSWERS)
+    _write(all_sums, sums, schemas.LLM_SUMS)
 
 
 def cut_shard(shard: Shard, model: Path, dataset: Path, sums: Sequence[Path | str], answers: Path) -> None:
@@ -106,7 +106,7 @@ def cut_shard(shard: Shard, model: Path, dataset: Path, sums: Sequence[Path | st
     from circuit_phases.llm.evaluation import answers_table, read
 
     settings, shots = shard.settings, max(shard.settings.prompts.shots)
-    found = tables.to_frame(tables.concatenate(sums, tables.LLM_SUMS))
+    found = tables.to_frame(tables.concatenate(sums, schemas.LLM_SUMS))
     found = found[(found["shots"] == shots) & (found["demonstration_labels"] == "gold")]
     language_model, texts, wording = _open(shard, model, dataset)
     prompts = _prompts(shard, texts, wording, shots, "gold")
@@ -118,7 +118,7 @@ def cut_shard(shard: Shard, model: Path, dataset: Path, sums: Sequence[Path | st
             logging.getLogger(__name__).info("%s, queries of half %s: %s", name, half, both[half].heads)
             readings = read(language_model, mine, wording.label_tokens(), settings.batch_size, both[half])
             rows.append(answers_table(mine, readings).assign(**condition, cut=name))
-    _write(rows, answers, tables.LLM_ANSWERS)
+    _write(rows, answers, schemas.LLM_ANSWERS)
 
 
 def collect(name: str, parts: Sequence[Path | str], path: Path) -> None:
@@ -126,12 +126,12 @@ def collect(name: str, parts: Sequence[Path | str], path: Path) -> None:
     from circuit_phases.llm.summaries import accuracy_table, circuits_table
 
     made, schema = {
-        "llm_circuits": (circuits_table, tables.LLM_SUMS),
-        "llm_accuracy": (accuracy_table, tables.LLM_ANSWERS),
-        "llm_sources": (_name_repeats, tables.LLM_SOURCES),
+        "llm_circuits": (circuits_table, schemas.LLM_SUMS),
+        "llm_accuracy": (accuracy_table, schemas.LLM_ANSWERS),
+        "llm_sources": (_name_repeats, schemas.LLM_SOURCES),
     }[name]
     rows = made(tables.to_frame(tables.concatenate(parts, schema)))
-    tables.write_table(path, rows, tables.LLM_TABLES[name])
+    tables.write_table(path, rows, schemas.LLM_TABLES[name])
 
 
 def _name_repeats(sources: pd.DataFrame) -> pd.DataFrame:
