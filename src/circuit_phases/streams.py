@@ -93,9 +93,10 @@ class AttendedStream(Stream):
 class EmbeddedStream(Stream):
     """The residual stream before the first layer, where positions are the same in every sequence.
 
-    Items use few columns and need no gradient. A label token is the sum of columns of a small
-    table, its label's vector and its position, so a product with a label is made once for every
-    column and picked. Columns that are never non-zero are left out.
+    Items use few columns, `in_items` of them, and need no gradient. A label token is the sum of columns
+    of a small table, its label's vector and its position, so a product with a label is made once for every
+    column and picked. Where label vectors are as wide as the model, `dense` has the columns of items and
+    then those of the table; else both share the columns that are ever non-zero.
     """
 
     def __init__(
@@ -110,47 +111,47 @@ class EmbeddedStream(Stream):
     ) -> None:
         self.world, self.elementwise = world, elementwise
         self.placed = item_positions[-1] + 1
-        self.wide = vectors.shape[1] > world.D
-        self.width = world.P + world.D if self.wide else self.placed + world.D
+        self.in_items = self.placed + world.D
+        self.apart = vectors.shape[1] > world.D
         self.tokens, self.sequences = 2 * world.N + 1, items.shape[-1]
         at_items = one_hot(numbers(item_positions, items.device), self.placed, items.dtype)[..., None].expand(
             -1, -1, self.sequences
         )
         self.items = torch.cat([at_items, items])
-        table = functional.pad(vectors.T, (0, 0, self.width - vectors.shape[1], 0))
+        height = world.P + world.D if self.apart else self.in_items
+        table = functional.pad(vectors.T, (0, 0, height - vectors.shape[1], 0))
         picks = one_hot(labels, world.L, items.dtype)
         if label_positions is None and elementwise:
             # Scattered, they stand in memory; compared, each sum that reads them would form them anew.
             picks = torch.zeros_like(picks).scatter(0, labels[None], 1.0)
         elif label_positions is not None:
-            at_labels = one_hot(numbers(label_positions, items.device), self.width, items.dtype)
+            at_labels = one_hot(numbers(label_positions, items.device), height, items.dtype)
             table = torch.cat([table, at_labels], dim=1)
             own = torch.eye(world.N, dtype=items.dtype, device=items.device)[..., None]
             picks = torch.cat([picks, own.expand(-1, -1, self.sequences)])
-        self.table: Float[Tensor, "W columns"] = table
+        self.table: Float[Tensor, "height columns"] = table
         self.picks: Float[Tensor, "columns N n"] = picks
+        self.width = self.in_items + len(picks) if self.apart else self.in_items
 
     def apply(self, matrices: Float[Tensor, "heads out d"]) -> Float[Tensor, "heads out S n"]:
         """Each head's matrix applied to every token."""
         matrices = self.narrow(matrices)
-        heads, out, width = matrices.shape
-        labels = (matrices.reshape(heads * out, width) @ self.table) @ self.picks.flatten(1)
+        labels = self._for_labels(matrices)
         return torch.cat(
-            [apply_to_tokens(self._of_items(matrices), self.items), labels.view(heads, out, *self.picks.shape[1:])],
-            dim=2,
+            [apply_to_tokens(self._for_items(matrices), self.items), apply_to_tokens(labels, self.picks)], dim=2
         )
 
     def pairs(self, matrices: Float[Tensor, "heads W W"]) -> Float[Tensor, "heads S S n"]:
         """u_j . (matrix u_i) of every pair of tokens, `(head, i, j)`."""
-        from_items, by_table = self._of_items(matrices), matrices @ self.table
+        from_items, from_labels = self._for_items(matrices), self._for_labels(matrices)
         # The first item sees nothing but itself, and no label sees the query: their scores are never asked.
         later, earlier = self.items[:, 1:], self.items[:, :-1]
-        asked_by_items = apply_to_tokens(self._of_items(from_items, 1), later)
-        tables_asked = apply_to_tokens(_on_left(self.table, from_items), later)
-        asked_of_items = apply_to_tokens(self._of_items(by_table, 1).transpose(1, 2), earlier)
-        among_labels = apply_to_tokens(_on_left(self.table, by_table), self.picks)
+        asked_by_items = apply_to_tokens(self._for_items(from_items, 1), later)
+        labels_asked = apply_to_tokens(self._for_labels(from_items, 1), later)
+        asked_of_items = apply_to_tokens(self._for_items(from_labels, 1).transpose(1, 2), earlier)
+        among_labels = apply_to_tokens(self._for_labels(from_labels, 1), self.picks)
         by_items = torch.cat(
-            [dot_products(asked_by_items, self.items[None], self.elementwise), self._pick(tables_asked)], dim=2
+            [dot_products(asked_by_items, self.items[None], self.elementwise), self._pick(labels_asked)], dim=2
         )
         of_items = functional.pad(self._pick(asked_of_items).transpose(1, 2), (0, 0, 0, 1))
         by_labels = torch.cat([of_items, self._pick(among_labels)], dim=2)
@@ -158,43 +159,58 @@ class EmbeddedStream(Stream):
 
     def residual(self, rows: slice) -> Float[Tensor, "d R n"]:
         """These tokens at the stream's full width."""
-        first = self.world.N + 1
-        if range(self.tokens)[rows].stop <= first:
-            return self.widen(self._items_widened(self.items[:, rows]))
-        items = self._items_widened(self.items)
-        labels = (self.table @ self.picks.flatten(1)).view(-1, *self.picks.shape[1:])
-        return self.widen(torch.cat([items, labels], dim=1)[:, rows])
+        if range(self.tokens)[rows].stop <= self.world.N + 1:
+            return self._with_spare_positions(self.items[:, rows])
+        labels = self._of_table(self.picks)
+        return torch.cat([self._with_spare_positions(self.items), labels], dim=1)[:, rows]
 
     def scores(self, asked: Float[Tensor, "heads W R n"]) -> Float[Tensor, "heads R S n"]:
         """Dot products of each row's vector with every token."""
-        items = dot_products(self._of_items(asked, 1), self.items[None], self.elementwise)
-        labels = torch.stack([apply_to_tokens(self.table.T[None], one)[0] for one in asked])
-        return torch.cat([items, self._pick(labels)], dim=2)
+        items = dot_products(self._for_items(asked, 1), self.items[None], self.elementwise)
+        return torch.cat([items, self._pick(self._for_labels(asked, 1))], dim=2)
 
     def mix(self, p: Float[Tensor, "heads R S n"]) -> Float[Tensor, "heads W R n"]:
         """Sums of the tokens, weighted by p."""
         on_items, on_labels = p.split([self.world.N + 1, self.world.N], dim=2)
-        items = self._items_widened(weighted_sums(on_items, self.items[None], self.elementwise))
+        items = weighted_sums(on_items, self.items[None], self.elementwise)
         labels = weighted_sums(on_labels, self.picks[None], self.elementwise)
+        if self.apart:
+            return torch.cat([items, labels], dim=1)
         return items + torch.stack([apply_to_tokens(self.table[None], one)[0] for one in labels])
 
     def narrow(self, matrices: Tensor, axis: int = -1) -> Tensor:
-        """The columns in use, of an axis of full width."""
-        return matrices if self.wide else self._without_spare_positions(matrices, axis)
+        """What meets `dense` of an axis of full width."""
+        in_use = self._without_spare_positions(matrices, axis)
+        return torch.cat([in_use, self._through_table(matrices, axis)], dim=axis) if self.apart else in_use
 
-    def widen(self, tokens: Float[Tensor, "*heads W R n"]) -> Float[Tensor, "*heads d R n"]:
+    def widen(self, tokens: Float[Tensor, "heads W R n"]) -> Float[Tensor, "heads d R n"]:
         """Full width, with zeros in the columns that are not in use."""
-        return tokens if self.wide else self._with_spare_positions(tokens)
+        if not self.apart:
+            return self._with_spare_positions(tokens)
+        items, labels = tokens.split([self.in_items, len(self.picks)], dim=1)
+        return self._with_spare_positions(items) + torch.stack([self._of_table(one) for one in labels])
 
     def _pick(self, of_table: Float[Tensor, "heads columns R n"]) -> Float[Tensor, "heads R N n"]:
         return dot_products(of_table, self.picks[None], self.elementwise)
 
-    def _of_items(self, matrices: Tensor, axis: int = -1) -> Tensor:
-        """Of the columns in use, those that items use."""
-        return self._without_spare_positions(matrices, axis) if self.wide else matrices
+    def _for_items(self, matrices: Tensor, axis: int = -1) -> Tensor:
+        """What meets an item, of an axis that meets `dense`."""
+        return matrices.narrow(axis, 0, self.in_items) if self.apart else matrices
 
-    def _items_widened(self, items: Tensor) -> Tensor:
-        return self._with_spare_positions(items) if self.wide else items
+    def _for_labels(self, matrices: Tensor, axis: int = -1) -> Tensor:
+        """What meets a column of the table, of an axis that meets `dense`."""
+        if self.apart:
+            return matrices.narrow(axis, self.in_items, len(self.picks))
+        return self._through_table(matrices, axis)
+
+    def _through_table(self, matrices: Tensor, axis: int) -> Tensor:
+        if axis == -1:
+            return matrices @ self.table
+        return torch.stack([apply_to_tokens(self.table.T[None], one)[0] for one in matrices])
+
+    def _of_table(self, picked: Float[Tensor, "columns R n"]) -> Float[Tensor, "d R n"]:
+        tokens = apply_to_tokens(self.table[None], picked)[0]
+        return tokens if self.apart else self._with_spare_positions(tokens)
 
     def _without_spare_positions(self, matrices: Tensor, axis: int) -> Tensor:
         if self.placed == self.world.P:
@@ -244,12 +260,6 @@ def apply_per_head(
 def product_per_head(left: Float[Tensor, "heads a b"], right: Float[Tensor, "heads b c"]) -> Float[Tensor, "heads a c"]:
     """One matrix product per head; a batched product is several times slower for few large matrices."""
     return torch.stack([a @ b for a, b in zip(left, right, strict=True)])
-
-
-def _on_left(
-    table: Float[Tensor, "W columns"], matrices: Float[Tensor, "heads W b"]
-) -> Float[Tensor, "heads columns b"]:
-    return torch.stack([table.T @ one for one in matrices])
 
 
 def numbers(these: range, device: torch.device) -> Int64[Tensor, " count"]:
