@@ -49,8 +49,10 @@ def assert_equal_to_the_textbook(run: RunSettings, count: int, seed: int = 0, el
     def assert_close(actual: Tensor, wanted: Tensor, what: str) -> None:
         torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-10, msg=lambda text: f"{what}: {text}")
 
-    fast_logits = form.logits({**constants, **detached}, batch, form.readout)
-    assert_close(fast_logits.permute(2, 1, 0), logits.detach(), "logits")
+    for reused in (False, True):
+        asked = FastForm(model, elementwise, reused)
+        fast_logits = asked.logits({**constants, **detached}, batch, asked.readout)
+        assert_close(fast_logits.permute(2, 1, 0), logits.detach(), f"logits, reused = {reused}")
     assert_close(fast_loss, loss.detach(), "loss")
     assert int(correct) == int((logits[:, -1].argmax(-1) == sequences.labels[:, -1]).sum())
     assert gradients.keys() == parameters.keys()

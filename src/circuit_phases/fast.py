@@ -62,13 +62,15 @@ class FastForm:
     """The re-associated form of one model: pure functions of its parameters and a batch.
 
     Tokens are held in the order x1 ... xN xq l1 ... lN. `elementwise` sums attention element by element
-    where there are few tokens: a compiler makes that fast, and only a compiler does.
+    where there are few tokens: a compiler makes that fast, and only a compiler does. `reused` parameters
+    meet many batches: their products with one another are made once for all, so they cost nothing.
     """
 
-    def __init__(self, model: InContextTransformer, elementwise: bool = False) -> None:
+    def __init__(self, model: InContextTransformer, elementwise: bool = False, reused: bool = False) -> None:
         self.world = model.world_settings
         self.settings = model.settings
         self.elementwise = elementwise and self.world.S <= ELEMENTWISE_TOKENS
+        self.reused = reused
         N, S = self.world.N, self.world.S
         order = torch.cat([torch.arange(0, S, 2), torch.arange(1, S, 2)])
         self.masks = model.masks[:, order][:, :, order]
@@ -160,7 +162,8 @@ class FastForm:
                     for head, one in enumerate(stream.narrow(value))
                 ]
             )
-        return AttendedStream(stream, self._pattern(weights, stream, None, mask), written, self.elementwise)
+        p = self._pattern(weights, stream, None, mask)
+        return AttendedStream(stream, p, written, self.elementwise, self.reused)
 
     def _pattern(
         self, weights: Parameters, stream: Stream, asking: Tensor | None, mask: Tensor
@@ -179,11 +182,10 @@ class FastForm:
             R,
         )
         if way == "merged":
-            keys = stream.narrow(key).transpose(1, 2)
             if asking is None:
-                scores = stream.pairs(product_per_head(keys, stream.narrow(query)))
+                scores = stream.pairs(product_per_head(stream.narrow(key).transpose(1, 2), stream.narrow(query)))
             else:
-                scores = stream.scores(apply_to_tokens(product_per_head(keys, query), asking))
+                scores = stream.scores_of(product_per_head(key.transpose(1, 2), query), asking)
         else:
             asked = stream.apply(query) if asking is None else apply_to_tokens(query, asking)
             if way == "both sides":
@@ -211,11 +213,11 @@ class FastForm:
         if way == "merged" and output is not None:
             return weighted_sums(p, stream.apply(product_per_head(output, value)), self.elementwise).sum(0)
         if way == "mix first, merged" and output is not None:
-            return apply_per_head(product_per_head(output, stream.narrow(value)), stream.mix(p)).sum(0)
+            return stream.mix_of(product_per_head(output, value), p).sum(0)
         if way == "project first":
             mixed = weighted_sums(p, stream.apply(value), self.elementwise)
         else:
-            mixed = apply_per_head(stream.narrow(value), stream.mix(p))
+            mixed = stream.mix_of(value, p)
         mixed = mixed.reshape(heads * w, R, -1)
         if output is None:
             return mixed

@@ -42,6 +42,18 @@ class Stream:
         """Sums of the tokens, weighted by p."""
         return weighted_sums(p, self.dense[None], self.elementwise)
 
+    def scores_of(
+        self, matrices: Float[Tensor, "heads d c"], u: Float[Tensor, "c R n"]
+    ) -> Float[Tensor, "heads R S n"]:
+        """Dot products of each head's matrix applied to these rows with every token."""
+        return self.scores(apply_to_tokens(self.narrow(matrices, axis=1), u))
+
+    def mix_of(
+        self, matrices: Float[Tensor, "heads out d"], p: Float[Tensor, "heads R S n"]
+    ) -> Float[Tensor, "heads out R n"]:
+        """Each head's matrix applied to the sums of the tokens, weighted by p."""
+        return apply_per_head(self.narrow(matrices), self.mix(p))
+
     def narrow(self, matrices: Tensor, axis: int = -1) -> Tensor:
         """What meets `dense` of an axis of full width."""
         return matrices
@@ -59,8 +71,14 @@ class AttendedStream(Stream):
     """
 
     def __init__(
-        self, before: Stream, p: Float[Tensor, "heads S S n"], written: Float[Tensor, "heads d W"], elementwise: bool
+        self,
+        before: Stream,
+        p: Float[Tensor, "heads S S n"],
+        written: Float[Tensor, "heads d W"],
+        elementwise: bool,
+        reused: bool,
     ) -> None:
+        self.reused = reused
         self.before, self.p, self.written, self.elementwise = before, p, written, elementwise
         self.width, self.tokens, self.sequences = written.shape[1], before.tokens, before.sequences
 
@@ -74,17 +92,44 @@ class AttendedStream(Stream):
 
     def scores(self, asked: Float[Tensor, "heads d R n"]) -> Float[Tensor, "heads R S n"]:
         """Dot products of each row's vector with every token."""
-        R, n = asked.shape[2:]
-        direct = self.before.scores(self.before.narrow(asked, axis=1))
         through = torch.cat([apply_to_tokens(matrix.T[None], one) for one in asked for matrix in self.written])
-        reached = self.before.scores(through).view(len(asked), len(self.written), R, self.tokens, n)
-        return direct + (self.p[None, :, None] * reached[:, :, :, None]).sum((1, 4))
+        return self._reached(self.before.scores(self.before.narrow(asked, axis=1)), self.before.scores(through))
 
     def mix(self, p: Float[Tensor, "heads R S n"]) -> Float[Tensor, "heads d R n"]:
         """Sums of the tokens, weighted by p."""
-        reached = (p[:, None, :, :, None] * self.p[None, :, None]).sum(3)
+        reached = self._weights_before(p)
         mixed = self.before.mix(reached.flatten(0, 1)).unflatten(0, reached.shape[:2])
         return self.before.widen(self.before.mix(p)) + torch.stack([self._write(one) for one in mixed])
+
+    def scores_of(
+        self, matrices: Float[Tensor, "heads d c"], u: Float[Tensor, "c R n"]
+    ) -> Float[Tensor, "heads R S n"]:
+        """Dot products of each head's matrix applied to these rows with every token."""
+        if not self.reused:
+            return super().scores_of(matrices, u)
+        through = torch.stack([written.T @ one for one in matrices for written in self.written])
+        return self._reached(self.before.scores_of(matrices, u), self.before.scores(apply_to_tokens(through, u)))
+
+    def mix_of(
+        self, matrices: Float[Tensor, "heads out d"], p: Float[Tensor, "heads R S n"]
+    ) -> Float[Tensor, "heads out R n"]:
+        """Each head's matrix applied to the sums of the tokens, weighted by p."""
+        if not self.reused:
+            return super().mix_of(matrices, p)
+        through = torch.stack([one @ written for one in matrices for written in self.written])
+        mixed = apply_per_head(through, self.before.mix(self._weights_before(p).flatten(0, 1)))
+        return self.before.mix_of(matrices, p) + mixed.unflatten(0, (len(matrices), -1)).sum(1)
+
+    def _reached(
+        self, direct: Float[Tensor, "heads R S n"], through: Float[Tensor, "pairs R S n"]
+    ) -> Float[Tensor, "heads R S n"]:
+        """Scores of the stream before, and those through what its tokens attend to, by pairs of heads."""
+        by_pairs = through.unflatten(0, (len(direct), -1))
+        return direct + (self.p[None, :, None] * by_pairs[:, :, :, None]).sum((1, 4))
+
+    def _weights_before(self, p: Float[Tensor, "heads R S n"]) -> Float[Tensor, "heads before R S n"]:
+        """The weights that sums over these tokens give to the tokens that they attend to."""
+        return (p[:, None, :, :, None] * self.p[None, :, None]).sum(3)
 
     def _write(self, mixed: Float[Tensor, "heads W R n"]) -> Float[Tensor, "d R n"]:
         return apply_per_head(self.written, mixed).sum(0)

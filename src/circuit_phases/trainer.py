@@ -73,7 +73,7 @@ class Trainer:
     def _answers_from(self, start: int) -> Callable[..., Callable[..., Any]]:
         """The queries' answers under a step's masks, of parameters and then of batches, compiled where that pays."""
         plain, compilable = (
-            FastForm(self.model.at_step(start), elementwise).query_answers for elementwise in (False, True)
+            FastForm(self.model.at_step(start), elementwise, reused=True).query_answers for elementwise in (False, True)
         )
         return compiled_in_stages(compilable, plain) if compiles(self.settings) else partial(partial, plain)
 
