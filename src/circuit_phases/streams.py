@@ -55,11 +55,11 @@ class Stream:
         return apply_per_head(self.narrow(matrices), self.mix(p))
 
     def narrow(self, matrices: Tensor, axis: int = -1) -> Tensor:
-        """What meets `dense` of an axis of full width."""
+        """What meets the stream's own columns, of an axis of full width."""
         return matrices
 
     def widen(self, tokens: Float[Tensor, "*heads W R n"]) -> Float[Tensor, "*heads d R n"]:
-        """Full width, with zeros for what `dense` leaves out."""
+        """Full width, with zeros for the columns left out."""
         return tokens
 
 
@@ -140,7 +140,7 @@ class EmbeddedStream(Stream):
 
     Items use few columns, `in_items` of them, and need no gradient. A label token is the sum of columns
     of a small table, its label's vector and its position, so a product with a label is made once for every
-    column and picked. Where label vectors are as wide as the model, `dense` has the columns of items and
+    column and picked. Where label vectors are as wide as the model, the stream has the columns of items and
     then those of the table; else both share the columns that are ever non-zero.
     """
 
@@ -224,7 +224,7 @@ class EmbeddedStream(Stream):
         return items + torch.stack([apply_to_tokens(self.table[None], one)[0] for one in labels])
 
     def narrow(self, matrices: Tensor, axis: int = -1) -> Tensor:
-        """What meets `dense` of an axis of full width."""
+        """What meets the stream's own columns, of an axis of full width."""
         in_use = self._without_spare_positions(matrices, axis)
         return torch.cat([in_use, self._through_table(matrices, axis)], dim=axis) if self.apart else in_use
 
@@ -239,11 +239,11 @@ class EmbeddedStream(Stream):
         return dot_products(of_table, self.picks[None], self.elementwise)
 
     def _for_items(self, matrices: Tensor, axis: int = -1) -> Tensor:
-        """What meets an item, of an axis that meets `dense`."""
+        """What meets an item, of an axis that meets the stream's columns."""
         return matrices.narrow(axis, 0, self.in_items) if self.apart else matrices
 
     def _for_labels(self, matrices: Tensor, axis: int = -1) -> Tensor:
-        """What meets a column of the table, of an axis that meets `dense`."""
+        """What meets a column of the table, of an axis that meets the stream's columns."""
         if self.apart:
             return matrices.narrow(axis, self.in_items, len(self.picks))
         return self._through_table(matrices, axis)
@@ -313,6 +313,6 @@ def numbers(these: range, device: torch.device) -> Int64[Tensor, " count"]:
 
 
 def one_hot(indices: Int64[Tensor, "..."], count: int, dtype: torch.dtype) -> Float[Tensor, "count ..."]:
-    """One-hot columns along a new first axis; a negative index gives zeros."""
+    """One-hot columns along a new first axis."""
     columns = torch.arange(count, device=indices.device)
     return (columns.view(-1, *[1] * indices.dim()) == indices).to(dtype)
