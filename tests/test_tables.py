@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from circuit_phases import tables
+from circuit_phases import schemas
 from circuit_phases.files import DamagedFile, UserError
 from circuit_phases.schemas import RUN_TABLES, RUNS, TRAINING, VECTORS
 from circuit_phases.settings import GROUPS, RunSettings
 from circuit_phases.tables import concatenate, read_frame, read_table, table_from_rows, write_table
 
-SCHEMAS = {name: value for name, value in vars(tables).items() if isinstance(value, pa.Schema)} | {
+SCHEMAS = {name: value for name, value in vars(schemas).items() if isinstance(value, pa.Schema)} | {
     f"VECTORS[{name}]": schema for name, schema in VECTORS.items()
 }
 ROWS: list[dict[str, Any]] = [
