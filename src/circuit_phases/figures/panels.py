@@ -14,7 +14,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import NullFormatter
 from matplotlib.typing import LineStyleType
 
 from circuit_phases.figures.data import CIRCUITS, FigureData, Series
@@ -69,7 +69,6 @@ def step_axis(axes: Axes, accuracy: Iterable[pd.Series[float]], label: bool = Tr
     curves = [curve for curve in accuracy if len(curve)]
     start, end = min(map(_eventful, curves), default=1), max((curve.index[-1] for curve in curves), default=10)
     axes.set_xlim(start, max(end, 2 * start) * 1.04)
-    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(labelbottom=label)
     if label:
