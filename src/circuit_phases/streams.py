@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional
 
 from circuit_phases.settings import WorldSettings
@@ -275,7 +276,7 @@ def dot_products(
     """Dot products over the features; a key axis of 1 serves every head."""
     if elementwise:
         return (asked[:, :, :, None] * keys[:, :, None]).sum(1)
-    return torch.einsum("hwrn,hwsn->hrsn", asked, keys.expand(len(asked), -1, -1, -1))
+    return product_per_sequence(asked.transpose(1, 2), keys)
 
 
 def weighted_sums(
@@ -284,7 +285,7 @@ def weighted_sums(
     """Sums over the tokens attended to; a key axis of 1 serves every head."""
     if elementwise:
         return (p[:, None] * values[:, :, None]).sum(3)
-    return torch.einsum("hrsn,hwsn->hwrn", p, values.expand(len(p), -1, -1, -1))
+    return product_per_sequence(values, p.transpose(1, 2))
 
 
 def apply_to_tokens(
@@ -305,6 +306,32 @@ def apply_per_head(
 def product_per_head(left: Float[Tensor, "heads a b"], right: Float[Tensor, "heads b c"]) -> Float[Tensor, "heads a c"]:
     """One matrix product per head; a batched product is several times slower for few large matrices."""
     return torch.stack([a @ b for a, b in zip(left, right, strict=True)])
+
+
+def product_per_sequence(
+    left: Float[Tensor, "heads a b n"], right: Float[Tensor, "heads b c n"]
+) -> Float[Tensor, "heads a c n"]:
+    """One matrix product per head and sequence; a head axis of 1 serves every head."""
+    by_sequence = (matrices.permute(0, 3, 1, 2).contiguous() for matrices in (left, right))
+    return _InOneBlock.apply(torch.matmul(*by_sequence)).permute(0, 2, 3, 1)
+
+
+class _InOneBlock(torch.autograd.Function):
+    """The same values with a gradient in one block too: of any other layout a batched product copies each matrix."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(values: Tensor) -> Tensor:
+        return values.contiguous()
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Nothing of the values is needed backward."""
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        return gradient.contiguous()
 
 
 def numbers(these: range, device: torch.device) -> Int64[Tensor, " count"]:
