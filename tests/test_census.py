@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 
 from circuit_phases import schemas, tables
 from circuit_phases.census import FEATURES, OUTCOMES, TIMES, census_runs, census_table, label_features
+from circuit_phases.evidence import trained
 from circuit_phases.figures.data import FigureData
 from circuit_phases.settings import RunSettings
 
@@ -52,7 +53,8 @@ MIXED = {(0, 0): THREE, (0, 1): THREE, (1, 0): SKIPS_2, (1, 1): UNFINISHED, (2, 
 
 
 def test_every_run_counts_by_the_phases_that_it_went_through() -> None:
-    runs = census_runs(census_of(MIXED)).set_index(["world_seed", "seed"])
+    data = census_of(MIXED)
+    runs = census_runs(trained(data), data).set_index(["world_seed", "seed"])
     assert [tuple(runs.loc[place, list(OUTCOMES)]) for place in MIXED] == [
         (1, 0, 0, 0), (1, 0, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (0, 1, 0, 0), (1, 0, 0, 0),
     ]  # fmt: skip
@@ -141,7 +143,7 @@ def test_the_table_fits_its_schema_and_holds_every_value_of_every_run(tmp_path: 
     tables.write_table(tmp_path / "census.parquet", census_table(data), schemas.CENSUS)
     kept = tables.read_frame(tmp_path / "census.parquet", schemas.CENSUS)
     values = kept[kept["statistic"] == "value"].set_index(["world_seed", "seed", "quantity"])["estimate"]
-    runs = census_runs(data).set_index(["world_seed", "seed"])
+    runs = census_runs(trained(data), data).set_index(["world_seed", "seed"])
     for place in MIXED:
         for name in (*OUTCOMES, *TIMES, *FEATURES):
             if np.isnan(runs.loc[place, name]):

@@ -7,6 +7,7 @@ is tested over worlds, each with the mean of its runs.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any, Literal
 
@@ -44,17 +45,22 @@ def census_table(data: FigureData) -> pd.DataFrame:
 
     `data` holds the tables runs, training, phases, theory and label_tables.
     """
-    runs = census_runs(data)
+    return census_of(trained(data), data)
+
+
+def census_of(read: Sequence[Trained], data: FigureData) -> pd.DataFrame:
+    """The same of runs that are read already."""
+    runs = census_runs(read, data)
     rows = _values(runs)
     for configuration, group in runs.groupby("configuration", sort=False):
         rows += [row | {"configuration": configuration} for row in _statistics(group)]
     return pd.DataFrame(rows, columns=CENSUS.names)
 
 
-def census_runs(data: FigureData) -> pd.DataFrame:
+def census_runs(read: Sequence[Trained], data: FigureData) -> pd.DataFrame:
     """One row per run: its configuration, world_seed and seed, then `OUTCOMES`, `TIMES` and `FEATURES` as numbers."""
     columns = ["configuration", "run", "world_seed", "seed", *OUTCOMES, *TIMES, *FEATURES]
-    return pd.DataFrame([_run_row(run, data) for run in trained(data)], columns=columns)
+    return pd.DataFrame([_run_row(run, data) for run in read], columns=columns)
 
 
 def _run_row(run: Trained, data: FigureData) -> dict[str, Any]:

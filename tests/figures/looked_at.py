@@ -80,7 +80,8 @@ def weights_in_table(data, seed, step, layer, run=None, head=1):
 
 
 def visible_texts(figure):
-    """Every text that is to be read, with its box in pixels."""
+    """Every text that is to be read, with its box in pixels, where a drawing puts it."""
+    figure.draw_without_rendering()
     ticks = {}
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 from seaborn import heatmap
 
-from circuit_phases.census import census_table, configuration_of
+from circuit_phases.census import census_of, configuration_of
 from circuit_phases.evidence import Trained, trained
 from circuit_phases.figures.data import FigureData
 from circuit_phases.figures.panels import legend_above, new_figure, phase_handles, phase_strip, step_axis
@@ -42,10 +42,10 @@ FORETOLD_NAMES = {"all_phases": "all three", "skips_2": "skips 2", "solved_step"
 @styled
 def figure(data: FigureData) -> Figure:
     """A strip of phases per run, worlds in the order of their SCC's ceiling; then statistics with 95 % intervals."""
-    table = census_table(data)
+    runs = trained(data)
+    table = census_of(runs, data)
     names = list(dict.fromkeys(table["configuration"]))
     looks = {name: colour for name, (colour, _) in zip(names, series_looks(names), strict=True)}
-    runs = trained(data)
     worlds = [_worlds(runs, table, name) for name in names] or [[]]
     heights = [0.7 + 0.3 * max(map(len, worlds)), 1.7, 1.9]
     drawn = new_figure(PAGE, sum(heights))

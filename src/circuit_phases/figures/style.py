@@ -45,8 +45,9 @@ def styled(draw: Callable[[FigureData], Figure]) -> Callable[[FigureData], Figur
     @styling
     def figure(data: FigureData) -> Figure:
         drawn = draw(data)
-        # Ticks are made at the first drawing, by the style that holds then; the layout stays as it is then.
-        drawn.draw_without_rendering()
+        # Ticks are made when they are first laid out, by the style that holds then; the layout stays as it is then.
+        if layout := drawn.get_layout_engine():
+            layout.execute(drawn)
         drawn.set_layout_engine(None)
         return drawn
 
