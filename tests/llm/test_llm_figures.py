@@ -78,6 +78,7 @@ def texts(figure: Figure) -> list[Text]:
 @pytest.mark.parametrize("name", LLM_FIGURES)
 def test_a_figure_fits_a_page_with_legible_text_inside_it(name: str, drawn: dict[str, Figure]) -> None:
     figure = drawn[name]
+    figure.draw_without_rendering()
     assert figure.get_size_inches()[0] == PAGE
     assert min(text.get_fontsize() for text in texts(figure)) >= SMALL
     titles = [axes.title for axes in figure.axes] + [axes._left_title for axes in figure.axes]
