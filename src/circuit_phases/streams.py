@@ -2,7 +2,7 @@
 
 Arrays stand feature first and sequence last, `(feature, token, n)`, tokens in the order
 x1 ... xN xq l1 ... lN, so that every matrix product is one large one and attention, tiny per
-sequence, runs across sequences.
+sequence, runs across sequences (`elementwise`) or, with many tokens, is a product per sequence.
 """
 
 from __future__ import annotations
