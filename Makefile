@@ -57,7 +57,7 @@ setup: .venv/ready
 	$(BIN)/snakemake --version >/dev/null
 	touch $@
 
-# The finished results, kept under version control; no rule of the workflow writes there.
+# Finished runs join those kept under version control; no rule of the workflow writes there.
 reference: setup
 	$(BIN)/python docs/keep_reference.py
 
