@@ -3,7 +3,8 @@ PYTHON ?= python3
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := .venv/bin
 
-# pip compiles nothing here: half of it is never imported. So what is imported must leave its bytecode.
+# pip compiles nothing here: half of it is never imported. So what is imported must leave its bytecode,
+# and the first to import Snakemake is the setup.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart report test benchmark faults test-slurm docs format schema setup reference clean

@@ -21,14 +21,14 @@ RUN = ["run", "seed"]
 
 def main() -> None:
     """Every run's rows, of training only what a curve needs; every finding, picture and film."""
-    for folder, endings in {"tables": ["parquet"], "figures": ["png", "gif", "mp4"]}.items():
+    for folder in ("tables", "figures"):
         (KEPT / folder).mkdir(parents=True, exist_ok=True)
-        for path in (path for ending in endings for path in (RESULTS / folder).glob(f"*.{ending}")):
-            kept = KEPT / folder / path.name
-            if path.stem in RUN_TABLES:
-                add_runs(path, kept)
-            else:
-                shutil.copyfile(path, kept)
+    for path in (RESULTS / "tables").glob("*.parquet"):
+        keep = add_runs if path.stem in RUN_TABLES else shutil.copyfile
+        keep(path, KEPT / "tables" / path.name)
+    for ending in ("png", "gif", "mp4"):
+        for path in (RESULTS / "figures").glob(f"*.{ending}"):
+            shutil.copyfile(path, KEPT / "figures" / path.name)
 
 
 def add_runs(path: Path, kept: Path) -> None:
