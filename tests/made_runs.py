@@ -31,6 +31,7 @@ class Made:
     metrics: Mapping[tuple[str, int, int], Mapping[int, float]] = field(default_factory=dict)
     jumps: Sequence[tuple[int, int]] = ()
     ceilings: Mapping[str, float] = field(default_factory=lambda: CEILINGS)
+    levels: Mapping[int, float] = field(default_factory=lambda: LEVELS)
     random_label: Mapping[int, float] = field(default_factory=dict)
     last: float | None = None
 
@@ -38,7 +39,7 @@ class Made:
         """Straight lines over log steps between the plateaus."""
         edges = [(np.log10(STEPS[0]), 1 / 32)]
         for phase, (start, end) in self.phases.items():
-            edges += [(np.log10(start), LEVELS[phase]), (np.log10(end), LEVELS[phase])]
+            edges += [(np.log10(start), self.levels[phase]), (np.log10(end), self.levels[phase])]
         values = np.interp(np.log10(STEPS), *zip(*edges, strict=True))
         if self.last is not None:
             values[-STEPS.size // 5 :] = self.last
@@ -56,8 +57,8 @@ class Made:
             for split, curve in {"iid": values, "random_label": permuted}.items()
         ]
         plateaus = [
-            {"rule": "plateau", "phase": phase, "start_step": start, "end_step": end, "accuracy": LEVELS[phase],
-             "ceiling": list(self.ceilings.values())[phase - 1]}
+            {"rule": "plateau", "phase": phase, "start_step": start, "end_step": end,
+             "accuracy": self.levels[phase], "ceiling": list(self.ceilings.values())[phase - 1]}
             for phase, (start, end) in self.phases.items()
         ]  # fmt: skip
         edges = [100, *(edge for jump in self.jumps for edge in jump), int(STEPS[-1])]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_runs import Made, data_of, series_of, together
+from made_runs import CEILINGS, LEVELS, Made, data_of, series_of, together
 
 from circuit_phases import claim_tests as tests
 from circuit_phases import schemas, stages, tables
@@ -132,9 +132,50 @@ def test_a_skipped_phase_counts_only_where_phase_3_was_reached() -> None:
     assert skips(first(Made(SETTINGS, phases={1: (2_000, 100_000)})))[0] is None
 
 
-def test_one_phase_is_one_plateau_wherever_it_lies() -> None:
+def test_a_first_phase_is_skipped_by_a_run_that_came_to_the_second_only() -> None:
+    assert tests.skips(1)(first(Made(SETTINGS, phases={2: (20_000, 100_000)})))[0] is True
+    assert tests.skips(2)(first(Made(SETTINGS, phases={2: (20_000, 100_000)})))[0] is None
+
+
+def test_a_third_phase_without_pairs_is_not_the_full_context_circuits() -> None:
+    without = first(Made(SETTINGS, phases=THREE, random_label={1: 0.35, 2: 0.75, 3: 0.98}))
+    assert tests.has_path(1, 2, 3)(without) == (False, "1, 2, 3 by another circuit")
+    assert tests.skips(2)(without) == (None, "1, 2, 3 by another circuit")
+
+
+def test_a_second_phase_at_the_height_of_the_third_cannot_be_told_to_be_skipped() -> None:
+    run = first(Made(SETTINGS, phases={3: (50_000, 100_000)}, ceilings=CEILINGS | {"scc": 0.97}))
+    assert tests.skips(1, 2)(run) == (None, "3, SCC at best 0.97")
+    assert tests.skips(1)(run)[0] is True
+
+
+@pytest.mark.parametrize(("start", "held"), [(60_000, False), (99_000, None)])
+def test_a_run_that_still_rises_at_its_last_step_cannot_tell_whether_it_learns(start, held) -> None:
+    settings = RunSettings.from_parameters("released_code", max_steps=100_000)
+    phases = {1: (2_000, 12_000), 3: (start, 100_000)}
+    assert tests.learned(first(Made(settings, phases=phases, levels=LEVELS | {3: 0.98})))[0] is held
+
+
+def test_both_tests_must_hold_and_be_able_to_tell() -> None:
+    def says(held: bool | None, word: str):
+        return lambda run: (held, word)
+
+    run = first(Made(SETTINGS))
+    assert tests.both(says(True, "a"), says(True, "b"))(run) == (True, "a; b")
+    assert tests.both(says(True, "a"), says(False, "b"))(run) == (False, "a; b")
+    assert tests.both(says(False, "a"), says(None, "b"))(run) == (None, "a; b")
+
+
+@pytest.mark.parametrize(("accuracy", "held"), [(0.087, True), (0.10, False)])
+def test_phase_1_is_about_a_small_1_over_T_by_the_same_share(accuracy, held) -> None:
+    run = first(Made(RunSettings.from_parameters(T=12), phases=THREE, levels=LEVELS | {1: accuracy}))
+    assert tests.phase_1_at_one_over_T(run)[0] is held
+
+
+def test_one_phase_is_one_plateau_of_a_run_that_learned() -> None:
     assert tests.one_plateau(first(Made(SETTINGS, phases={3: (60_000, 100_000)}))) == (True, "1.00")
     assert tests.one_plateau(first(Made(SETTINGS))) == (False, "0.35, 1.00")
+    assert tests.one_plateau(first(Made(SETTINGS, phases={1: (2_000, 100_000)})))[0] is False
 
 
 @pytest.mark.parametrize(

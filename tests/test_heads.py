@@ -71,18 +71,27 @@ def hidden(steps: dict[int, tuple[float, float]]) -> pd.DataFrame:
     )
 
 
-def test_the_hidden_scc_is_where_the_product_of_its_two_metrics_is_largest() -> None:
-    table = hidden({10: (0.9, 0.2), 20: (0.5, 0.6), 30: (0.3, 0.9)})
+def test_the_hidden_scc_is_where_its_path_weight_is_largest() -> None:
+    table = hidden({5: (0.2, 0.1), 10: (0.9, 0.2), 20: (0.7, 0.6), 30: (0.5, 0.9)})
     found = hidden_scc(table, until=30)
     assert found == HiddenSCC(step=20, reads_labels=(1, 2), keeps_query=(3, 1), path=pytest.approx(0.3))
     assert found.summary == "step 20, layer 1 head 2 to layer 3 head 1, weight 0.30"
 
 
 def test_the_hidden_scc_is_sought_after_the_start_and_before_accuracy_is_full() -> None:
-    table = hidden({0: (1, 1), 10: (0.5, 0.5), 20: (0.9, 0.9)})
+    table = hidden({0: (0, 1), 5: (0.1, 0.5), 10: (0.5, 0.5), 20: (0.9, 0.9)})
     assert hidden_scc(table, until=10).step == 10
     assert hidden_scc(table, until=5) is None
+    assert hidden_scc(table, until=4) is None
 
 
-def test_a_circuit_that_never_shows_is_not_found() -> None:
-    assert hidden_scc(hidden({10: (0.3, 0.3), 20: (0.2, 0.4)}), until=20) is None
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {10: (0.3, 0.3), 20: (0.4, 0.4)},
+        # Untrained attention lies on the labels while the last layer turns to the query: no circuit.
+        {10: (0.44, 0.1), 20: (0.44, 0.9), 30: (0.02, 1.0)},
+    ],
+)
+def test_a_circuit_that_never_shows_is_not_found(steps) -> None:
+    assert hidden_scc(hidden(steps), until=30) is None
