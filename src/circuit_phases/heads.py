@@ -74,9 +74,9 @@ def hidden_scc(circuits: pd.DataFrame, until: int) -> HiddenSCC | None:
     path = rises.max(axis=1) * query.max(axis=1)
     if path.max() < LEAST_PATH:
         return None
-    step = int(path.index.to_numpy()[path.argmax()])
-    heads = (int(rises.loc[step].idxmax()), int(query.loc[step].idxmax()))
-    return HiddenSCC(step, (first, heads[0]), (last, heads[1]), float(path[step]))
+    at = path.argmax()
+    reads, keeps = (int(table.columns.to_numpy()[table.to_numpy()[at].argmax()]) for table in (rises, query))
+    return HiddenSCC(int(path.index.to_numpy()[at]), (first, reads), (last, keeps), float(path.iloc[at]))
 
 
 def _by_head(rows: pd.DataFrame, layer: int, metric: str) -> pd.DataFrame:
