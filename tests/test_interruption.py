@@ -24,7 +24,7 @@ from circuit_phases.schemas import TRAINING
 from circuit_phases.settings import RunSettings
 from circuit_phases.splits import evaluation_set
 from circuit_phases.tables import read_frame
-from circuit_phases.trainer import Outcome, Trainer, TrainerOfSeeds
+from circuit_phases.trainer import COMPILE_FROM_STEPS, Outcome, Trainer, TrainerOfSeeds
 from circuit_phases.training import Member, train_together
 from circuit_phases.world import World
 
@@ -143,6 +143,22 @@ def test_a_killed_run_ends_with_the_same_numbers(tiny: Tiny, finished: Path, tmp
     assert results(run(tiny(), tmp_path)) == results(finished)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_compiled_run_that_is_stopped_ends_with_the_same_numbers(
+    number: signal.Signals, tiny: Tiny, tmp_path: Path
+) -> None:
+    # Long enough to be compiled, with the least of evaluations, and with one layer, which compiles fast.
+    settings = tiny(
+        layers=1, hidden_layers=0, max_steps=COMPILE_FROM_STEPS, evaluation_interval=1000, evaluation_sequences=128
+    )
+    stopped = run_and_signal(settings, tmp_path / "stopped", number, 2345, seconds_between_saves=1)
+    assert stopped.returncode in (-signal.SIGKILL, 128 + signal.SIGTERM)
+    assert 0 < saved_step(tmp_path / "stopped") < 2346
+    assert "Not compiled" not in stopped.stderr
+    assert results(run(settings, tmp_path / "stopped")) == results(run(settings, tmp_path / "whole"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 @pytest.mark.parametrize("step", [40, 43])
 def test_a_run_that_is_told_to_stop_saves_first_and_says_so(
@@ -153,6 +169,24 @@ def test_a_run_that_is_told_to_stop_saves_first_and_says_so(
     assert f"Stopped by {number.name}; saved at step {step}. Run again to continue." in stopped.stderr
     assert saved_step(tmp_path) == step
     assert results(run(tiny(), tmp_path)) == results(finished)
+
+
+KILLED_WRITE = """
+import os, signal, sys
+from pathlib import Path
+from circuit_phases.files import replacing, replacing_folder
+
+with replacing(Path(sys.argv[1], "training.parquet")), replacing_folder(Path(sys.argv[1], "checkpoints")) as folder:
+    (folder / "step-0000000.safetensors").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_write_left_goes_with_the_next_job(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED_WRITE, str(tmp_path)], check=False)
+    assert len(list(tmp_path.iterdir())) == 2
+    run(tiny(), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in finished.iterdir()}
 
 
 def test_two_jobs_cannot_train_one_run_at_once(tiny: Tiny, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -115,6 +116,15 @@ def test_a_training_that_failed_says_why_and_how_to_look_further(configuration: 
     failed = trainings(configuration)[0]
     assert failed.state == "failed"
     assert failed.words == ("the loss is not finite at step 12.", f"The job failed. To look further: less '{log}'")
+
+
+def test_a_process_that_came_by_the_number_of_a_dead_job_is_not_the_job(configuration: Configuration) -> None:
+    lock = folder_of(configuration) / LOCK
+    (lock.parent / PARTIAL).mkdir(parents=True)
+    lock.write_text(f"{socket.gethostname()} {os.getpid()}\n")
+    assert trainings(configuration)[0].state == "running"
+    os.utime(lock, (psutil.Process().create_time() - 60,) * 2)
+    assert trainings(configuration)[0].state == "stopped"
 
 
 def test_on_another_host_a_recent_sign_of_life_counts(configuration: Configuration) -> None:

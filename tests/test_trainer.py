@@ -16,7 +16,7 @@ from circuit_phases.files import UserError
 from circuit_phases.sequences import TrainingBatches
 from circuit_phases.settings import RunSettings
 from circuit_phases.splits import evaluation_set
-from circuit_phases.trainer import COMPILE_FROM_STEPS, Trainer, torch_device
+from circuit_phases.trainer import COMPILE_FROM_STEPS, Trainer, TrainerOfSeeds, torch_device
 
 Tiny = Callable[..., RunSettings]
 
@@ -127,6 +127,34 @@ def test_without_a_compiler_training_goes_on_uncompiled_and_says_so_once(caplog:
     assert len(calls) == 3
     (warning,) = [message for message in caplog.messages if "Not compiled, so slower" in message]
     assert "\n" not in warning
+
+
+def test_a_compiler_without_a_place_for_its_files_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch._inductor.config as inductor
+
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    x = torch.arange(50.0)
+    with inductor.patch({"force_disable_caches": True}):
+        function = compiled_or_plain(lambda x: (3 * x + 1).cos(), lambda x: (3 * x + 1).cos())
+        assert torch.equal(function(x), (3 * x + 1).cos())
+    (warning,) = [message for message in caplog.messages if "Not compiled, so slower" in message]
+    assert "Not a directory" in warning
+
+
+def test_seeds_trained_together_keep_their_models_up_to_date(tiny: Tiny) -> None:
+    trainers = [trainer_of(tiny(), seed) for seed in (0, 1)]
+    together = TrainerOfSeeds(trainers)
+    for step in range(1, 4):
+        together.step(step)
+    for seed, trainer in enumerate(trainers):
+        alone = trainer_of(tiny(), seed)
+        for step in range(1, 4):
+            alone.step(step)
+        for name, parameter in trainer.model.named_parameters():
+            torch.testing.assert_close(parameter, alone.parameters[name], rtol=0, atol=1e-6)
 
 
 def test_batches_come_from_the_training_seed_and_the_step(tiny: Tiny) -> None:

@@ -25,7 +25,7 @@ PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.bmm.default)
 
 
 def compiled_or_plain(compilable: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function at its first call; where that fails (no compiler), run the plain one and say so once."""
+    """Compile a function at its first call; where that fails, however it does, run the plain one and say so once."""
     return compiled_in_stages(compilable, plain)()
 
 
@@ -45,8 +45,9 @@ def compiled_in_stages(compilable: Callable[..., Any], plain: Callable[..., Any]
             if working is None:
                 try:
                     working = _compiled(compilable, first, others)
-                except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
-                    logger.warning("Not compiled, so slower: %s", str(error).strip().splitlines()[0])
+                except Exception as error:
+                    why = str(error).strip().splitlines() or [type(error).__name__]
+                    logger.warning("Not compiled, so slower: %s", why[0])
                     working = partial(partial, plain)
             if prepared is None:
                 prepared = working(*first)

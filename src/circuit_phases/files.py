@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import shutil
@@ -12,12 +13,15 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 """In a folder that a job keeps to itself."""
+CLOCKS_DIFFER = 1.0
+"""Seconds by which a file's time may lie before that of the process which wrote it."""
 
 
 class UserError(Exception):
@@ -93,6 +97,12 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed writes of a file or folder left beside it; only who keeps the place to himself may."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep a folder to this process; the lock goes with the process, however that ends.
@@ -130,17 +140,19 @@ def holder(folder: Path) -> tuple[str, int] | None:
         return None
 
 
-def is_running(host: str, process: int) -> bool | None:
-    """Whether a process is there; None where that cannot be known, on another host."""
-    if host != socket.gethostname():
+def is_held(folder: Path) -> bool | None:
+    """Whether the process that signed a folder's lock is there still; None where that cannot be known, on another host.
+
+    A process that began after the signature has only come by the same number.
+    """
+    held = holder(folder)
+    if held is None or held[0] != socket.gethostname():
         return None
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        began = psutil.Process(held[1]).create_time()
+        return began <= (folder / LOCK).stat().st_mtime + CLOCKS_DIFFER
+    except (psutil.NoSuchProcess, FileNotFoundError):
         return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _sign(lock: Path, text: str) -> None:

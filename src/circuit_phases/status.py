@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from circuit_phases.configuration import Configuration, RunSeed
 from circuit_phases.figures import ANIMATIONS
-from circuit_phases.files import UserError, holder, is_running
+from circuit_phases.files import UserError, holder, is_held
 from circuit_phases.logs import failed, last_lines
 from circuit_phases.paths import PARTIAL, ROWS, STATE, Paths
 from circuit_phases.phases import PhaseSettings, find_phases, iid_levels
@@ -121,7 +121,7 @@ def _running_at(folder: Path, log: Path | None, fresh: float) -> str | None:
     """
     held = holder(folder)
     if held is not None:
-        running = is_running(*held)
+        running = is_held(folder)
         if running is not None:
             return f"{held[0]} {held[1]}" if running else None
     elif log is None or failed(log) or (folder / "run.parquet").exists():

@@ -81,7 +81,7 @@ class Trainer:
 class TrainerOfSeeds:
     """Several trainers of one configuration whose models take each step as one batched model.
 
-    Each trainer's own parameters become a view of the batched ones, so it evaluates and saves as ever.
+    The parameters of each trainer and of its model become views of the batched ones, so it evaluates and saves as ever.
     """
 
     def __init__(self, trainers: Sequence[Trainer]) -> None:
@@ -93,8 +93,9 @@ class TrainerOfSeeds:
             name: torch.stack([trainer.parameters[name] for trainer in trainers]) for name in trainers[0].parameters
         }
         for index, trainer in enumerate(trainers):
-            for name, stacked in self._parameters.items():
-                trainer.parameters[name] = stacked[index]
+            for name, parameter in trainer.model.named_parameters():
+                parameter.data = self._parameters[name][index]
+                trainer.parameters[name] = parameter.detach()
         self._step_at = per_stretch(trainers[0].settings, lambda start: _step_of(trainers[0], start, torch.vmap))
 
     def step(self, step: int) -> Outcome:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from circuit_phases.checkpoints import saved_checkpoints
 from circuit_phases.code_digest import code_digest
-from circuit_phases.files import UserError, locked
+from circuit_phases.files import UserError, locked, remove_leftovers
 from circuit_phases.interruption import StopRequest
 from circuit_phases.run_in_progress import RunInProgress, State
 from circuit_phases.schemas import RUNS, TRAINING
@@ -106,6 +106,8 @@ def train_together(
     with ExitStack() as locks, StopRequest() as stop:
         for member in members:
             locks.enter_context(locked(member.folder))
+            for name in ("checkpoints", "training.parquet", "run.parquet"):
+                remove_leftovers(member.folder / name)
         runs = [_Run(settings, member, device) for member in members]
         left = [run for run in runs if not run.done]
         if left:
