@@ -38,6 +38,24 @@ def test_numbers_out_of_range_are_told(number: list[str], capsys: pytest.Capture
     assert f"argument {number[0]}" in capsys.readouterr().err
 
 
+def test_what_an_overlay_or_a_later_seed_asks_for_is_not_unused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text("{experiments: {base: {seeds: 2}}, figures: {}}")
+    Path("mine.yaml").write_text("{experiments: {mine: {set: {T: 2}}}}")
+    for run in ("paper/seed-0", "paper/seed-1", "paper,T=2/seed-0", "paper,T=5/seed-0"):
+        Path("results/runs", run).mkdir(parents=True)
+    narrowed = ["--config", "seeds_limit=1", "scope=headline"]
+    main(["clean", "unused", "--dry-run", *narrowed, "--configfile", "mine.yaml"])
+    assert capsys.readouterr().out.splitlines()[:-1] == ["results/runs/paper,T=5/seed-0"]
+    main(["clean", "unused", "--dry-run", *narrowed])
+    assert capsys.readouterr().out.splitlines()[:-1] == [
+        "results/runs/paper,T=2/seed-0",
+        "results/runs/paper,T=5/seed-0",
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

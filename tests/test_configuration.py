@@ -184,12 +184,28 @@ def test_a_mistake_is_told_in_one_line_with_key_value_and_way_out(path: str, val
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "told"), [("a: [", "is not YAML"), ("3", "must hold keys and values"), ("", "must")])
-def test_a_file_that_is_no_config_is_told(tmp_path: Path, text: str, told: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"a: [", "is not YAML"), (b"\x7fELF\xc3", "is not YAML"), (b"3", "must hold keys and values"), (b"", "must")],
+)
+def test_a_file_that_is_no_config_is_told(tmp_path: Path, content: bytes, told: str) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text(text)
+    path.write_bytes(content)
     with pytest.raises(UserError, match=told):
         load_configuration(path)
+
+
+def test_overlays_extend_the_config_in_order(tmp_path: Path) -> None:
+    layers = {
+        "config.yaml": "{defaults: {T: 2, K: 32}, experiments: {base: {}}, figures: {}}",
+        "mine.yaml": "{defaults: {T: 3}, experiments: {mine: {}}}",
+        "last.yaml": "{defaults: {eps: 0.5}, experiments: {mine: {seeds: 2}}}",
+    }
+    for name, text in layers.items():
+        (tmp_path / name).write_text(text)
+    configuration = load_configuration(*(tmp_path / name for name in layers))
+    assert configuration.defaults == {"T": 3, "K": 32, "eps": 0.5}
+    assert {name: entry.seeds for name, entry in configuration.experiments.items()} == {"base": (0,), "mine": (0, 1)}
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:

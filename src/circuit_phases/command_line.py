@@ -28,8 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.step == "compare":
             raise SystemExit(stages.compare_tables(options.mine, options.reference, options.table))
         if options.step in _RESULTS:
-            configuration = load_configuration(options.configfile, **_assigned("--config", options.config))
-            _RESULTS[options.step](configuration, options)
+            _RESULTS[options.step](_configuration(options), options)
             return
         settings = _settings(options.variant, options.set)
         paths = Paths(options.results)
@@ -72,7 +71,7 @@ def _status(configuration: Configuration, options: argparse.Namespace) -> None:
 
 
 def _disk(configuration: Configuration, _: argparse.Namespace) -> None:
-    show_disk_use(configuration)
+    show_disk_use(configuration.whole)
 
 
 def _clean(configuration: Configuration, options: argparse.Namespace) -> None:
@@ -80,6 +79,7 @@ def _clean(configuration: Configuration, options: argparse.Namespace) -> None:
         raise UserError("clean results: name the experiments, such as fig16.")
     if options.what == "unused" and options.experiments:
         raise UserError("clean unused: takes no experiments; it removes what belongs to none.")
+    configuration = configuration.whole
     paths = {
         "checkpoints": lambda: cleanup.unneeded_checkpoints(configuration, options.experiments),
         "results": lambda: cleanup.results_of(configuration, options.experiments),
@@ -136,7 +136,14 @@ def _add_results(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     }
     for name, meaning in commands.items():
         step = steps.add_parser(name, help=meaning, description=meaning)
-        step.add_argument("--configfile", type=Path, default=Path("config.yaml"), metavar="FILE", help="config.yaml")
+        step.add_argument(
+            "--configfile",
+            type=Path,
+            action="append",
+            default=[],
+            metavar="FILE",
+            help="an overlay over config.yaml, as given to snakemake; may be repeated",
+        )
         step.add_argument(
             "--config", nargs="*", default=[], metavar="KEY=VALUE", help="as given to snakemake, such as scope=headline"
         )
@@ -166,6 +173,11 @@ def _add_compare(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     step.add_argument("mine", type=Path, metavar="MY_TABLES", help="such as results/tables")
     step.add_argument("reference", type=Path, metavar="REFERENCE_TABLES", help="such as results/reference/tables")
     step.add_argument("--table", type=Path, metavar="FILE", help="keep every quantity in this Parquet file")
+
+
+def _configuration(options: argparse.Namespace) -> Configuration:
+    files = [path for path in [Path("config.yaml")] if path.exists() or not options.configfile]
+    return load_configuration(*files, *options.configfile, **_assigned("--config", options.config))
 
 
 def _settings(variant: str, assignments: Sequence[str]) -> RunSettings:

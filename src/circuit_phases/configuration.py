@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -199,6 +200,11 @@ class Configuration(Settings):
                 )
         return self
 
+    @property
+    def whole(self) -> Self:
+        """The same with all figures and all seeds."""
+        return self.model_copy(update={"scope": "all", "seeds_limit": None})
+
     def series(self, experiment: str) -> list[tuple[Series, RunSettings]]:
         """The configurations of an experiment, in order, with the label of each."""
         entry = self.experiments[experiment]
@@ -312,24 +318,30 @@ class RunSeed:
         return self.settings.dataset_name(self.seed)
 
 
-def load_configuration(path: Path | str, /, **changes: Any) -> Configuration:
-    """Read and check a config file, with some of its top-level values changed.
+def load_configuration(path: Path | str, /, *overlays: Path | str, **changes: Any) -> Configuration:
+    """Read and check a config file, with overlays and then changes of top-level values over it, as Snakemake does.
 
     Raises:
         UserError: one line with the key, the value and the way out.
     """
-    path = Path(path)
+    paths = path, *overlays
+    return parse_configuration(functools.reduce(_merged, [*map(_read, paths), changes]), ", ".join(map(str, paths)))
+
+
+def _read(path: Path | str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(Path(path).read_text())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())}).") from error
-    return parse_configuration(_merged(values, changes) if isinstance(values, dict) else values, str(path))
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must hold keys and values, such as `experiments:`.")
+    return values
 
 
 def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Values with changes over them, groups of values merged, as Snakemake does."""
+    """Values with changes over them, groups of values merged."""
     groups = {
         key: values[key]
         for key, change in changes.items()
@@ -338,14 +350,12 @@ def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return values | changes | {key: _merged(group, changes[key]) for key, group in groups.items()}
 
 
-def parse_configuration(values: Any, source: str = "config.yaml") -> Configuration:
+def parse_configuration(values: dict[str, Any], source: str = "config.yaml") -> Configuration:
     """Check the values of a config file.
 
     Raises:
         UserError: one line with the key, the value and the way out.
     """
-    if not isinstance(values, dict):
-        raise UserError(f"{source}: must hold keys and values, such as `experiments:`.")
     try:
         return Configuration.model_validate(values)
     except ValidationError as error:
