@@ -61,6 +61,9 @@ def test_what_an_overlay_or_a_later_seed_asks_for_is_not_unused(
     [
         (["train", "--set", "T=0"], "--set: T = 0 is not allowed (>= 1)."),
         (["train", "--set", "T"], "--set T: write KEY=VALUE, such as T=2."),
+        (["train", "--set", "T=0", "--set", "K=32"], "--set: T = 0 is not allowed (>= 1)."),
+        (["train", "--set", "T=2", "--set", "T=3"], "--set T=3: T is set twice. Remove one."),
+        (["status", "--config", "scope=all", "scope=headline"], "--config scope=headline: scope is set twice."),
         (["train", "--set", "variant=mine"], "variant = 'mine' is not known"),
         (["train", "--set", "masks=[[self]"], "--set masks=[[self]: the value is not YAML."),
         (["train", "--variant", "mine"], "variant = 'mine' is not known"),

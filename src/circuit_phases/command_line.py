@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     }.items():
         step = steps.add_parser(name, help=meaning, description=meaning)
         step.add_argument("--variant", default="paper", help="paper or released_code")
-        step.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="parameters, such as T=2 heads=2")
+        _add_assignments(step, "--set", "parameters, such as T=2 heads=2")
         step.add_argument("--seed", type=_whole_from(0), default=0, help="seed of the training")
         step.add_argument("--results", type=Path, default=Path("results"), help="folder of all outputs")
         if name == "train":
@@ -128,6 +128,10 @@ def _whole_from(least: int) -> Callable[[str], int]:
     return number
 
 
+def _add_assignments(step: argparse.ArgumentParser, option: str, meaning: str) -> None:
+    step.add_argument(option, nargs="*", action="extend", default=[], metavar="KEY=VALUE", help=meaning)
+
+
 def _add_results(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     commands = {
         "status": "which trainings run, how far they are, and what failed and why",
@@ -144,9 +148,7 @@ def _add_results(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
             metavar="FILE",
             help="an overlay over config.yaml, as given to snakemake; may be repeated",
         )
-        step.add_argument(
-            "--config", nargs="*", default=[], metavar="KEY=VALUE", help="as given to snakemake, such as scope=headline"
-        )
+        _add_assignments(step, "--config", "as given to snakemake, such as scope=headline")
         if name == "status":
             step.add_argument("--all", action="store_true", help="list the trainings that are done or waiting too")
             step.add_argument(
@@ -193,6 +195,8 @@ def _assigned(option: str, assignments: Sequence[str]) -> dict[str, Any]:
         key, equals, value = assignment.partition("=")
         if not equals:
             raise UserError(f"{option} {assignment}: write KEY=VALUE, such as T=2.")
+        if key in values:
+            raise UserError(f"{option} {assignment}: {key} is set twice. Remove one.")
         try:
             values[key] = yaml.safe_load(value)
         except yaml.YAMLError:
