@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from circuit_phases.configuration import Configuration, RunSeed, load_configuration, parse_configuration
+from circuit_phases.configuration import RULES, Configuration, RunSeed, load_configuration, parse_configuration
 from circuit_phases.files import UserError
 from circuit_phases.settings import RunSettings
 
@@ -160,6 +161,18 @@ def test_defaults_reach_every_run_and_experiments_overrule_them() -> None:
             {"experiment": "variants", "draw": "maps", "maps": {"paper": ["full"]}},
             "figures.mine: maps.paper is not a series of it (choose from variant = paper, variant = released_code).",
         ),
+        ("experiments.a(b", {}, "config.yaml: experiments: 'a(b' is not allowed as a name (letters, digits, _ and"),
+        ("experiments.a+b", {}, "experiments: 'a+b' is not allowed as a name"),
+        ("figures.a/b", {"experiment": "base", "draw": "curves"}, "figures: 'a/b' is not allowed as a name"),
+        ("figures.-n", {"experiment": "base", "draw": "curves"}, "figures: '-n' is not allowed as a name"),
+        ("experiments.train", {}, "train: a rule of the workflow has this name, which a figure cannot have."),
+        ("figures.all", {"experiment": "base", "draw": "curves"}, "all: a rule of the workflow has this name"),
+        ("experiments.train_together_0", {}, "train_together_0: a rule of the workflow has this name"),
+        (
+            "figures.runs",
+            {"experiment": "base", "draw": "census"},
+            "figures.runs: a table has this name, and census keeps one too. Rename it.",
+        ),
         ("headline", ["fig03"], "headline: fig03 is not in figures (did you mean fig02?)."),
         ("scope", "some", "scope = 'some' is not allowed ('all' or 'headline')."),
         ("seeds_limit", 0, "seeds_limit = 0 is not allowed (>= 1)."),
@@ -216,6 +229,19 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 def test_the_shipped_config_reads_the_same_through_yaml() -> None:
     values = yaml.safe_load((ROOT / "config.yaml").read_text())
     assert parse_configuration(values) == load_configuration(ROOT / "config.yaml")
+
+
+def test_the_names_that_no_figure_can_have_are_those_of_the_rules() -> None:
+    files = ROOT / "Snakefile", *(ROOT / "workflow" / "rules").glob("*.smk")
+    rules = {name for file in files for name in re.findall(r"^ *rule (\w+):", file.read_text(), re.MULTILINE)}
+    assert rules == RULES
+
+
+def test_experiments_may_be_called_like_rules_and_figures_like_tables() -> None:
+    values = with_change("experiments.attribution", {})
+    values["figures"] |= {"mine.too": {"experiment": "attribution", "draw": "curves"}}
+    values["figures"] |= {"training": {"experiment": "base", "draw": "curves"}}
+    assert {"mine.too", "training"} <= parse_configuration(values).figures_in_scope.keys()
 
 
 def test_seeds_are_grouped_by_configuration() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +13,19 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from circuit_phases.figures import ASKED_TABLES, DRAWINGS_OF_MAPS, LLM_FIGURES, RUN_DRAWINGS, UNTRAINED_TABLES
+from circuit_phases.figures import (
+    ASKED_TABLES,
+    DRAWINGS_OF_MAPS,
+    FINDINGS,
+    LLM_FIGURES,
+    RUN_DRAWINGS,
+    UNTRAINED_TABLES,
+)
 from circuit_phases.figures.data import Moment, Series
 from circuit_phases.files import UserError
 from circuit_phases.llm.settings import LlmSettings
 from circuit_phases.phases import PhaseSettings
+from circuit_phases.schemas import TABLES
 from circuit_phases.settings import (
     GROUPS,
     AttributionSettings,
@@ -29,6 +38,12 @@ from circuit_phases.settings import (
 )
 
 DEVICES = ("auto", "cpu", "cuda")
+RULES = frozenset({
+    "all", "animate", "animations", "attribution", "circuits", "claims", "class_frequencies", "dataset", "figure",
+    "figures", "finding", "findings", "headline", "llm", "llm_cutting", "llm_dataset", "llm_evaluation",
+    "llm_figure", "llm_model", "llm_table", "phases", "report_pages", "table", "tables", "theory", "train",
+})  # fmt: skip
+"""The rules of the workflow; each figure gets one more, of its own name."""
 TABLES_SECTION, OTHER_SECTION = "Tables", "Other experiments"
 """The first and the last section of the report: of tables, and of the figures that no section names."""
 
@@ -141,6 +156,14 @@ class Configuration(Settings):
     def _headline(cls, names: Any) -> Any:
         return tuple(names) if isinstance(names, list) else names
 
+    @field_validator("experiments", "figures")
+    @classmethod
+    def _names(cls, entries: dict[str, Any]) -> dict[str, Any]:
+        for name in entries:
+            if not re.fullmatch(r"\w[\w.=-]*", name):
+                raise RuleBroken(f"{name!r} is not allowed as a name (letters, digits, _ and, within, . = -).")
+        return entries
+
     @model_validator(mode="after")
     def _figures_are_known(self) -> Self:
         for name, figure in self.figures.items():
@@ -160,6 +183,13 @@ class Configuration(Settings):
         for name in (*self.figures, *self.experiments):
             if name in LLM_FIGURES:
                 raise RuleBroken(f"{name}: a figure of the language models has this name. Rename it.")
+        for name, figure in self.whole.figures_in_scope.items():
+            if name in RULES or re.fullmatch(r"train_together_\d+", name):
+                raise RuleBroken(
+                    f"{name}: a rule of the workflow has this name, which a figure cannot have. Rename it."
+                )
+            if self.whole.drawing(name) in FINDINGS and name in (*TABLES, "claims"):
+                raise RuleBroken(f"figures.{name}: a table has this name, and {figure.draw} keeps one too. Rename it.")
         for name in self.headline:
             if name not in self.figures:
                 raise RuleBroken(f"headline: {name} is not in figures{nearest(name, self.figures)}.")
