@@ -66,6 +66,8 @@ def test_what_an_overlay_or_a_later_seed_asks_for_is_not_unused(
         (["status", "--config", "scope=all", "scope=headline"], "--config scope=headline: scope is set twice."),
         (["train", "--set", "variant=mine"], "variant = 'mine' is not known"),
         (["train", "--set", "masks=[[self]"], "--set masks=[[self]: the value is not YAML."),
+        (["train", "--set", "variant=[paper]"], "--set: variant = ['paper'] is not known (choose from paper, released"),
+        (["train", "--variant", "paper", "--set", "variant=paper"], "--set variant=paper: variant is set twice."),
         (["train", "--variant", "mine"], "variant = 'mine' is not known"),
         (["analyze", "--results", "nowhere"], "is missing"),
     ],

@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         "analyze": "attention maps, circuit metrics, ceilings and phases of a trained run",
     }.items():
         step = steps.add_parser(name, help=meaning, description=meaning)
-        step.add_argument("--variant", default="paper", help="paper or released_code")
+        step.add_argument("--variant", help="paper (the default) or released_code")
         _add_assignments(step, "--set", "parameters, such as T=2 heads=2")
         step.add_argument("--seed", type=_whole_from(0), default=0, help="seed of the training")
         step.add_argument("--results", type=Path, default=Path("results"), help="folder of all outputs")
@@ -182,9 +182,10 @@ def _configuration(options: argparse.Namespace) -> Configuration:
     return load_configuration(*files, *options.configfile, **_assigned("--config", options.config))
 
 
-def _settings(variant: str, assignments: Sequence[str]) -> RunSettings:
+def _settings(variant: str | None, assignments: Sequence[str]) -> RunSettings:
+    parameters = _assigned("--set", [*([f"variant={variant}"] if variant else []), *assignments])
     try:
-        return RunSettings.from_parameters(**{"variant": variant} | _assigned("--set", assignments))
+        return RunSettings.from_parameters(**parameters)
     except (ValidationError, RuleBroken) as error:
         raise UserError(f"--set: {one_line(error)}") from error
 

@@ -78,13 +78,19 @@ class Experiment(Settings):
         for name, values in vary.items():
             if not values:
                 raise RuleBroken(f"vary.{name} = [] is not allowed (at least one value).")
+            if any(value in values[:place] for place, value in enumerate(values)):
+                raise RuleBroken(f"vary.{name} = {values} is not allowed (a list without repeats).")
         return vary
 
     @model_validator(mode="after")
-    def _a_parameter_is_named_or_varied(self) -> Self:
-        for name, parameters in self.series.items():
+    def _a_parameter_is_set_once(self) -> Self:
+        for name, parameters in {"set": self.set, "vary": self.vary}.items():
+            if self.variant is not None and "variant" in parameters:
+                raise RuleBroken(f"variant = {self.variant} is not allowed ({name} sets variant too).")
+        fixed = {"set": self.set} | {f"series.{name}": own for name, own in self.series.items()}
+        for name, parameters in fixed.items():
             for key in self.vary.keys() & parameters.keys():
-                raise RuleBroken(f"series.{name}: {key} = {parameters[key]} is not allowed (vary sets {key} too).")
+                raise RuleBroken(f"{name}: {key} = {parameters[key]} is not allowed (vary sets {key} too).")
         return self
 
     def combinations(self) -> Iterator[tuple[str, dict[str, Any]]]:

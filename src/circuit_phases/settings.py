@@ -278,7 +278,7 @@ class RunSettings(Settings):
             RuleBroken: for an unknown variant or parameter.
             pydantic.ValidationError: for a value that is not allowed.
         """
-        if variant not in VARIANTS:
+        if not isinstance(variant, str) or variant not in VARIANTS:
             raise RuleBroken(f"variant = {variant!r} is not known (choose from {', '.join(VARIANTS)}).")
         merged = VARIANTS[variant] | parameters
         grouped: dict[str, Any] = {group: {} for group in GROUPS}
