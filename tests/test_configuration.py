@@ -198,6 +198,8 @@ def test_defaults_reach_every_run_and_experiments_overrule_them() -> None:
         ("seconds_between_saves", -1, "seconds_between_saves = -1 is not allowed (>= 0)."),
         ("device", "gpu", "device = 'gpu' is not allowed ('auto', 'cpu' or 'cuda')."),
         ("results", "", "results = '' is not allowed"),
+        ("results", "~nobody-here/out", "results = '~nobody-here/out' is not allowed (there is no such home)."),
+        ("results", "out{x}", "config.yaml: results = 'out{x}' is not allowed (Snakemake reads braces as wildcards)."),
         ("phases.dt", 0, "phases: dt = 0 is not allowed (>= 1)."),
         (
             "phases.dt",
@@ -224,6 +226,11 @@ def test_a_file_that_is_no_config_is_told(tmp_path: Path, content: bytes, told: 
     path.write_bytes(content)
     with pytest.raises(UserError, match=told):
         load_configuration(path)
+
+
+def test_results_may_stand_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert parse_configuration(GOOD | {"results": "~/out"}).results == "/home/me/out"
 
 
 def test_overlays_extend_the_config_in_order(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ class FigureEntry(Settings):
 class Configuration(Settings):
     """The whole of config.yaml."""
 
-    results: str = Field("results", min_length=1, description="folder of all outputs")
+    results: str = Field("results", min_length=1, description="folder of all outputs; ~ is your home")
     scope: Literal["all", "headline"] = Field("all", description="all figures, or only those under headline")
     seeds_limit: Positive | None = Field(None, description="at most this many seeds of each experiment")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device to train on; auto: a CUDA card if any")
@@ -156,6 +156,16 @@ class Configuration(Settings):
     phases: PhaseSettings = Field(PhaseSettings(), description="how phases are told apart")
     attribution: AttributionSettings = Field(AttributionSettings(), description="how causal attribution is measured")
     llm: LlmSettings = Field(LlmSettings(), description="the circuits in language models")
+
+    @field_validator("results")
+    @classmethod
+    def _results(cls, results: str) -> str:
+        if {"{", "}"} & set(results):
+            raise RuleBroken(f"results = {results!r} is not allowed (Snakemake reads braces as wildcards).")
+        try:
+            return str(Path(results).expanduser())
+        except RuntimeError:
+            raise RuleBroken(f"results = {results!r} is not allowed (there is no such home).") from None
 
     @field_validator("headline", mode="before")
     @classmethod
