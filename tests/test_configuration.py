@@ -191,6 +191,11 @@ def test_defaults_reach_every_run_and_experiments_overrule_them() -> None:
             {"experiment": "base", "draw": "census"},
             "figures.runs: a table has this name, and census keeps one too. Rename it.",
         ),
+        (
+            "figures.mine.draw",
+            "masked_scc",
+            "figures.mine: draw = masked_scc needs T = 2, and experiments.variants has T = 3. Set it there, or choose",
+        ),
         ("headline", ["fig03"], "headline: fig03 is not in figures (did you mean fig02?)."),
         ("scope", "some", "scope = 'some' is not allowed ('all' or 'headline')."),
         ("seeds_limit", 0, "seeds_limit = 0 is not allowed (>= 1)."),
@@ -226,6 +231,19 @@ def test_a_file_that_is_no_config_is_told(tmp_path: Path, content: bytes, told: 
     path.write_bytes(content)
     with pytest.raises(UserError, match=told):
         load_configuration(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"T": 3}, {"label_tables": "independent"}, {"query": "any"}, {"p_B": 0.5}, {"alpha": 1}, {"beta": 1}],
+    ids=str,
+)
+def test_the_closed_form_is_drawn_only_over_worlds_that_it_holds_in(change: dict[str, Any]) -> None:
+    world = {"T": 2, "K": 8, "L": 8, "label_tables": "disjoint"}
+    figures = {"fig05": {"experiment": "scc", "draw": "masked_scc"}}
+    parse_configuration({"experiments": {"scc": {"set": world}}, "figures": figures})
+    with pytest.raises(UserError, match=f"fig05: draw = masked_scc needs {next(iter(change))} = "):
+        parse_configuration({"experiments": {"scc": {"set": world | change}}, "figures": figures})
 
 
 def test_results_may_stand_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:

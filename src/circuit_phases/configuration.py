@@ -20,6 +20,7 @@ from circuit_phases.figures import (
     LLM_FIGURES,
     RUN_DRAWINGS,
     UNTRAINED_TABLES,
+    WORLDS,
 )
 from circuit_phases.figures.data import Moment, Series
 from circuit_phases.files import UserError
@@ -239,7 +240,15 @@ class Configuration(Settings):
                         f"as experiments.{name} has it)."
                     )
         for name, figure in self.figures.items():
-            labels = [series.label for series, _ in self.series(figure.experiment)]
+            draw = figure.draw or name
+            series = self.series(figure.experiment)
+            labels = [each.label for each, _ in series]
+            for (key, value), (_, settings) in itertools.product(WORLDS.get(draw, {}).items(), series):
+                if (found := getattr(settings.world, key)) != value:
+                    raise RuleBroken(
+                        f"figures.{name}: draw = {draw} needs {key} = {value}, and experiments.{figure.experiment} has "
+                        f"{key} = {found}. Set it there, or choose another drawing."
+                    )
             for label in figure.maps.keys() - set(labels):
                 raise RuleBroken(
                     f"figures.{name}: maps.{label} is not a series of it (choose from {', '.join(labels)})."
