@@ -68,6 +68,23 @@ def test_checkpoints_that_interventions_still_need_stay(configuration: Configura
     assert unneeded_checkpoints(asked) == unneeded_checkpoints(configuration)
 
 
+def test_a_figure_takes_with_it_only_files_of_its_own_jobs(tmp_path: Path) -> None:
+    figures = {name: {"experiment": "base", "draw": "census"} for name in ("mine", "mine.too")}
+    figures["training"] = {"experiment": "other", "draw": "curves"}
+    configuration = parse_configuration(
+        {"results": str(tmp_path), "experiments": {"base": {}, "other": {}}, "figures": figures}
+    )
+    kept = {"tables/training.parquet", "logs/table/training.log", "benchmarks/table/training.tsv"}
+    of_other = {"figures/training.pdf", "figures/training.png", "logs/figure/training.log"}
+    of_base = {"figures/mine.pdf", "tables/mine.parquet", "logs/finding/mine.log", "benchmarks/figure/mine.tsv"}
+    of_base |= {"figures/mine.too.pdf", "tables/mine.too.parquet"}
+    for file in kept | of_other | of_base:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    for experiment, files in (("other", of_other), ("base", of_base)):
+        assert {str(path.relative_to(tmp_path)) for path in results_of(configuration, [experiment])} == files
+
+
 def test_an_unknown_experiment_is_told_with_the_one_that_was_meant(configuration: Configuration) -> None:
     with pytest.raises(UserError, match=r"sweeps is not in experiments \(did you mean sweep\?\)\."):
         results_of(configuration, ["sweeps"])

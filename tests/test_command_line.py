@@ -38,13 +38,36 @@ def test_numbers_out_of_range_are_told(number: list[str], capsys: pytest.Capture
     assert f"argument {number[0]}" in capsys.readouterr().err
 
 
+def test_what_an_overlay_or_a_later_seed_asks_for_is_not_unused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text("{experiments: {base: {seeds: 2}}, figures: {}}")
+    Path("mine.yaml").write_text("{experiments: {mine: {set: {T: 2}}}}")
+    for run in ("paper/seed-0", "paper/seed-1", "paper,T=2/seed-0", "paper,T=5/seed-0"):
+        Path("results/runs", run).mkdir(parents=True)
+    narrowed = ["--config", "seeds_limit=1", "scope=headline"]
+    main(["clean", "unused", "--dry-run", *narrowed, "--configfile", "mine.yaml"])
+    assert capsys.readouterr().out.splitlines()[:-1] == ["results/runs/paper,T=5/seed-0"]
+    main(["clean", "unused", "--dry-run", *narrowed])
+    assert capsys.readouterr().out.splitlines()[:-1] == [
+        "results/runs/paper,T=2/seed-0",
+        "results/runs/paper,T=5/seed-0",
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["train", "--set", "T=0"], "--set: T = 0 is not allowed (>= 1)."),
         (["train", "--set", "T"], "--set T: write KEY=VALUE, such as T=2."),
+        (["train", "--set", "T=0", "--set", "K=32"], "--set: T = 0 is not allowed (>= 1)."),
+        (["train", "--set", "T=2", "--set", "T=3"], "--set T=3: T is set twice. Remove one."),
+        (["status", "--config", "scope=all", "scope=headline"], "--config scope=headline: scope is set twice."),
         (["train", "--set", "variant=mine"], "variant = 'mine' is not known"),
         (["train", "--set", "masks=[[self]"], "--set masks=[[self]: the value is not YAML."),
+        (["train", "--set", "variant=[paper]"], "--set: variant = ['paper'] is not known (choose from paper, released"),
+        (["train", "--variant", "paper", "--set", "variant=paper"], "--set variant=paper: variant is set twice."),
         (["train", "--variant", "mine"], "variant = 'mine' is not known"),
         (["analyze", "--results", "nowhere"], "is missing"),
     ],

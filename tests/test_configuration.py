@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from circuit_phases.configuration import Configuration, RunSeed, load_configuration, parse_configuration
+from circuit_phases.configuration import RULES, Configuration, RunSeed, load_configuration, parse_configuration
 from circuit_phases.files import UserError
 from circuit_phases.settings import RunSettings
 
@@ -142,6 +143,24 @@ def test_defaults_reach_every_run_and_experiments_overrule_them() -> None:
         ("experiments.base.set", {"checkpoints": 1}, "checkpoints = 1 is not allowed (>= 2)."),
         ("experiments.base.variant", "code", "variant = 'code' is not known (choose from paper, released_code)."),
         ("experiments.base.vary", {"T": []}, "experiments.base: vary.T = [] is not allowed (at least one value)."),
+        (
+            "experiments.base.vary",
+            {"T": [2, 3, 2]},
+            "base: vary.T = [2, 3, 2] is not allowed (a list without repeats).",
+        ),
+        ("experiments.sweep.set", {"T": 4}, "experiments.sweep: set: T = 4 is not allowed (vary sets T too)."),
+        ("experiments.variants.variant", "paper", "variants: variant = paper is not allowed (vary sets variant too)."),
+        (
+            "experiments.base",
+            {"variant": "paper", "set": {"variant": "released_code"}},
+            "experiments.base: variant = paper is not allowed (set sets variant too).",
+        ),
+        (
+            "defaults",
+            {"variant": ["paper"]},
+            "defaults: variant = ['paper'] is not known (choose from paper, released_",
+        ),
+        ("experiments.base.set", {"variant": {}}, "experiments.base: variant = {} is not known"),
         ("experiments.base.vary", {"T": 2}, "experiments.base.vary: T = 2 is not allowed (a valid list)."),
         ("experiments.base.series", {"one": None}, "experiments.base.series: one = None is not allowed"),
         ("experiments.base.series", {"one": {"TT": 2}}, "experiments.base: TT = 2: there is no such parameter"),
@@ -160,6 +179,23 @@ def test_defaults_reach_every_run_and_experiments_overrule_them() -> None:
             {"experiment": "variants", "draw": "maps", "maps": {"paper": ["full"]}},
             "figures.mine: maps.paper is not a series of it (choose from variant = paper, variant = released_code).",
         ),
+        ("experiments.a(b", {}, "config.yaml: experiments: 'a(b' is not allowed as a name (letters, digits, _ and"),
+        ("experiments.a+b", {}, "experiments: 'a+b' is not allowed as a name"),
+        ("figures.a/b", {"experiment": "base", "draw": "curves"}, "figures: 'a/b' is not allowed as a name"),
+        ("figures.-n", {"experiment": "base", "draw": "curves"}, "figures: '-n' is not allowed as a name"),
+        ("experiments.train", {}, "train: a rule of the workflow has this name, which a figure cannot have."),
+        ("figures.all", {"experiment": "base", "draw": "curves"}, "all: a rule of the workflow has this name"),
+        ("experiments.train_together_0", {}, "train_together_0: a rule of the workflow has this name"),
+        (
+            "figures.runs",
+            {"experiment": "base", "draw": "census"},
+            "figures.runs: a table has this name, and census keeps one too. Rename it.",
+        ),
+        (
+            "figures.mine.draw",
+            "masked_scc",
+            "figures.mine: draw = masked_scc needs T = 2, and experiments.variants has T = 3. Set it there, or choose",
+        ),
         ("headline", ["fig03"], "headline: fig03 is not in figures (did you mean fig02?)."),
         ("scope", "some", "scope = 'some' is not allowed ('all' or 'headline')."),
         ("seeds_limit", 0, "seeds_limit = 0 is not allowed (>= 1)."),
@@ -167,6 +203,8 @@ def test_defaults_reach_every_run_and_experiments_overrule_them() -> None:
         ("seconds_between_saves", -1, "seconds_between_saves = -1 is not allowed (>= 0)."),
         ("device", "gpu", "device = 'gpu' is not allowed ('auto', 'cpu' or 'cuda')."),
         ("results", "", "results = '' is not allowed"),
+        ("results", "~nobody-here/out", "results = '~nobody-here/out' is not allowed (there is no such home)."),
+        ("results", "out{x}", "config.yaml: results = 'out{x}' is not allowed (Snakemake reads braces as wildcards)."),
         ("phases.dt", 0, "phases: dt = 0 is not allowed (>= 1)."),
         (
             "phases.dt",
@@ -184,12 +222,46 @@ def test_a_mistake_is_told_in_one_line_with_key_value_and_way_out(path: str, val
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "told"), [("a: [", "is not YAML"), ("3", "must hold keys and values"), ("", "must")])
-def test_a_file_that_is_no_config_is_told(tmp_path: Path, text: str, told: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"a: [", "is not YAML"), (b"\x7fELF\xc3", "is not YAML"), (b"3", "must hold keys and values"), (b"", "must")],
+)
+def test_a_file_that_is_no_config_is_told(tmp_path: Path, content: bytes, told: str) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text(text)
+    path.write_bytes(content)
     with pytest.raises(UserError, match=told):
         load_configuration(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"T": 3}, {"label_tables": "independent"}, {"query": "any"}, {"p_B": 0.5}, {"alpha": 1}, {"beta": 1}],
+    ids=str,
+)
+def test_the_closed_form_is_drawn_only_over_worlds_that_it_holds_in(change: dict[str, Any]) -> None:
+    world = {"T": 2, "K": 8, "L": 8, "label_tables": "disjoint"}
+    figures = {"fig05": {"experiment": "scc", "draw": "masked_scc"}}
+    parse_configuration({"experiments": {"scc": {"set": world}}, "figures": figures})
+    with pytest.raises(UserError, match=f"fig05: draw = masked_scc needs {next(iter(change))} = "):
+        parse_configuration({"experiments": {"scc": {"set": world | change}}, "figures": figures})
+
+
+def test_results_may_stand_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert parse_configuration(GOOD | {"results": "~/out"}).results == "/home/me/out"
+
+
+def test_overlays_extend_the_config_in_order(tmp_path: Path) -> None:
+    layers = {
+        "config.yaml": "{defaults: {T: 2, K: 32}, experiments: {base: {}}, figures: {}}",
+        "mine.yaml": "{defaults: {T: 3}, experiments: {mine: {}}}",
+        "last.yaml": "{defaults: {eps: 0.5}, experiments: {mine: {seeds: 2}}}",
+    }
+    for name, text in layers.items():
+        (tmp_path / name).write_text(text)
+    configuration = load_configuration(*(tmp_path / name for name in layers))
+    assert configuration.defaults == {"T": 3, "K": 32, "eps": 0.5}
+    assert {name: entry.seeds for name, entry in configuration.experiments.items()} == {"base": (0,), "mine": (0, 1)}
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
@@ -200,6 +272,19 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 def test_the_shipped_config_reads_the_same_through_yaml() -> None:
     values = yaml.safe_load((ROOT / "config.yaml").read_text())
     assert parse_configuration(values) == load_configuration(ROOT / "config.yaml")
+
+
+def test_the_names_that_no_figure_can_have_are_those_of_the_rules() -> None:
+    files = ROOT / "Snakefile", *(ROOT / "workflow" / "rules").glob("*.smk")
+    rules = {name for file in files for name in re.findall(r"^ *rule (\w+):", file.read_text(), re.MULTILINE)}
+    assert rules == RULES
+
+
+def test_experiments_may_be_called_like_rules_and_figures_like_tables() -> None:
+    values = with_change("experiments.attribution", {})
+    values["figures"] |= {"mine.too": {"experiment": "attribution", "draw": "curves"}}
+    values["figures"] |= {"training": {"experiment": "base", "draw": "curves"}}
+    assert {"mine.too", "training"} <= parse_configuration(values).figures_in_scope.keys()
 
 
 def test_seeds_are_grouped_by_configuration() -> None:

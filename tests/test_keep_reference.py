@@ -42,14 +42,14 @@ def test_runs_of_an_earlier_go_stay_and_those_of_both_are_of_the_last(tmp_path, 
 
 def test_keeping_the_same_twice_changes_no_byte(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    # An experiment may be called like a table.
-    picture = Path("results/figures/phases.png")
+    # A figure may be called like a table.
+    picture = Path("results/figures/training.png")
     picture.parent.mkdir(parents=True)
     picture.write_bytes(b"a picture")
     made = Made(SETTINGS, 0), Made(SETTINGS, 1)
     training = kept_after(*made)["training"]
     assert training.equals(thinned(together(list(made))["training"].reset_index(drop=True)).astype(training.dtypes))
-    assert Path("results/reference/figures/phases.png").read_bytes() == b"a picture"
+    assert Path("results/reference/figures/training.png").read_bytes() == b"a picture"
     bytes_of = {path: path.read_bytes() for path in Path("results/reference").rglob("*.parquet")}
     kept_after(*made)
     assert bytes_of == {path: path.read_bytes() for path in Path("results/reference").rglob("*.parquet")}

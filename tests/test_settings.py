@@ -65,6 +65,9 @@ RULES: dict[str, tuple[dict[str, Any], str, str, dict[str, Any]]] = {
     "disjoint tables are permutations": (
         {"label_tables": "disjoint"}, "K = 64", "K = L = 32", {"label_tables": "disjoint", "K": 32},
     ),
+    "classes too rare for exact ceilings": (
+        {"alpha": 30.0}, "alpha = 30.0", "<= 10.3 with N = 4", {"alpha": 10.3},
+    ),
     "too many disjoint tables": (
         {"label_tables": "disjoint", "K": 8, "L": 8, "T": 9}, "T = 9", "T <= L = 8",
         {"label_tables": "disjoint", "K": 8, "L": 8, "T": 8},

@@ -108,6 +108,8 @@ def test_the_ceilings_are_those_of_brute_force_over_all_class_sequences(tables, 
         {"K": 7, "N": 6, "B": 3, "p_B": 1.0, "alpha": 1.25},
         {"K": 5, "N": 8, "B": 4, "p_B": 1.0, "alpha": 0.5, "beta": 1.0},
         {"K": 6, "N": 4, "B": 4, "p_B": 0.4, "alpha": 8.0},
+        {"K": 7, "N": 4, "alpha": 10.3},
+        {"K": 7, "N": 4, "alpha": 10.3, "query": "any"},
     ],
     ids=str,
 )

@@ -395,6 +395,12 @@ def test_the_headline_scope_leaves_other_experiments_out(project: Project) -> No
     assert len(re.findall(r"^ *rule train:$", outcome.stdout + outcome.stderr, flags=re.MULTILINE)) == 1
 
 
+@pytest.mark.parametrize("scope", ["all", "headline"])
+def test_films_and_figures_with_a_table_may_stand_under_headline(tmp_path: Path, scope: str) -> None:
+    jobs = clone(tmp_path, CONFIG | {"headline": ["film", "census"], "scope": scope}).stale("headline")
+    assert (jobs["animate"], jobs["figure"], jobs["finding"]) == (1, 1, 1)
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from circuit_phases.configuration import Configuration
+from circuit_phases.figures import FINDINGS
 from circuit_phases.files import UserError, locked
 from circuit_phases.paths import Paths
 from circuit_phases.settings import nearest
@@ -83,26 +84,12 @@ def results_of(configuration: Configuration, experiments: Sequence[str]) -> list
         name: {_paths(configuration).dataset(world) for world in _worlds(configuration, name)} for name in folders
     }
     worlds_kept = {world for name, found in worlds.items() if name not in experiments for world in found}
-    figures = [
-        name
-        for name, figure in {**configuration.figures_in_scope, **configuration.figures}.items()
-        if figure.experiment in experiments
-    ]
+    figures = [name for name, figure in configuration.figures_in_scope.items() if figure.experiment in experiments]
     found = [
         *mine,
         *_jobs_of(results, mine),
         *(world for name in experiments for world in sorted(worlds[name] - worlds_kept)),
-        *(
-            file
-            for name in figures
-            for pattern in (
-                f"figures/{name}.*",
-                f"tables/{name}.parquet",
-                f"logs/*/{name}.log",
-                f"benchmarks/*/{name}.tsv",
-            )
-            for file in sorted(results.glob(pattern))
-        ),
+        *(file for name in figures for file in _files_of_figure(results, name, configuration.drawing(name))),
     ]
     return [path for path in dict.fromkeys(found) if path.exists()]
 
@@ -181,6 +168,16 @@ def _jobs_of(results: Path, runs: Sequence[Path]) -> list[Path]:
                 if {run.with_name(f"seed-{seed}") for seed in together.stem.split("-")[1:]} <= set(runs):
                     found.append(together)
     return [file for file in dict.fromkeys(found) if file.exists()]
+
+
+def _files_of_figure(results: Path, figure: str, drawing: str) -> list[Path]:
+    """What a figure's own jobs left: pages or films, the table kept beside it, logs and benchmarks."""
+    rules = "figure", "animate", "finding"
+    patterns = ["figures/*", *(f"{kind}/{rule}/*" for kind in ("logs", "benchmarks") for rule in rules)]
+    if drawing in FINDINGS:
+        patterns.append("tables/*.parquet")
+    # The stem is compared, since a name may be another's beginning, up to a full stop.
+    return [file for pattern in patterns for file in sorted(results.glob(pattern)) if file.stem == figure]
 
 
 def _require_known(experiments: Sequence[str], known: Iterable[str]) -> None:

@@ -28,8 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.step == "compare":
             raise SystemExit(stages.compare_tables(options.mine, options.reference, options.table))
         if options.step in _RESULTS:
-            configuration = load_configuration(options.configfile, **_assigned("--config", options.config))
-            _RESULTS[options.step](configuration, options)
+            _RESULTS[options.step](_configuration(options), options)
             return
         settings = _settings(options.variant, options.set)
         paths = Paths(options.results)
@@ -72,7 +71,7 @@ def _status(configuration: Configuration, options: argparse.Namespace) -> None:
 
 
 def _disk(configuration: Configuration, _: argparse.Namespace) -> None:
-    show_disk_use(configuration)
+    show_disk_use(configuration.whole)
 
 
 def _clean(configuration: Configuration, options: argparse.Namespace) -> None:
@@ -80,6 +79,7 @@ def _clean(configuration: Configuration, options: argparse.Namespace) -> None:
         raise UserError("clean results: name the experiments, such as fig16.")
     if options.what == "unused" and options.experiments:
         raise UserError("clean unused: takes no experiments; it removes what belongs to none.")
+    configuration = configuration.whole
     paths = {
         "checkpoints": lambda: cleanup.unneeded_checkpoints(configuration, options.experiments),
         "results": lambda: cleanup.results_of(configuration, options.experiments),
@@ -105,8 +105,8 @@ def _parser() -> argparse.ArgumentParser:
         "analyze": "attention maps, circuit metrics, ceilings and phases of a trained run",
     }.items():
         step = steps.add_parser(name, help=meaning, description=meaning)
-        step.add_argument("--variant", default="paper", help="paper or released_code")
-        step.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="parameters, such as T=2 heads=2")
+        step.add_argument("--variant", help="paper (the default) or released_code")
+        _add_assignments(step, "--set", "parameters, such as T=2 heads=2")
         step.add_argument("--seed", type=_whole_from(0), default=0, help="seed of the training")
         step.add_argument("--results", type=Path, default=Path("results"), help="folder of all outputs")
         if name == "train":
@@ -128,6 +128,10 @@ def _whole_from(least: int) -> Callable[[str], int]:
     return number
 
 
+def _add_assignments(step: argparse.ArgumentParser, option: str, meaning: str) -> None:
+    step.add_argument(option, nargs="*", action="extend", default=[], metavar="KEY=VALUE", help=meaning)
+
+
 def _add_results(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     commands = {
         "status": "which trainings run, how far they are, and what failed and why",
@@ -136,10 +140,15 @@ def _add_results(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     }
     for name, meaning in commands.items():
         step = steps.add_parser(name, help=meaning, description=meaning)
-        step.add_argument("--configfile", type=Path, default=Path("config.yaml"), metavar="FILE", help="config.yaml")
         step.add_argument(
-            "--config", nargs="*", default=[], metavar="KEY=VALUE", help="as given to snakemake, such as scope=headline"
+            "--configfile",
+            type=Path,
+            action="append",
+            default=[],
+            metavar="FILE",
+            help="an overlay over config.yaml, as given to snakemake; may be repeated",
         )
+        _add_assignments(step, "--config", "as given to snakemake, such as scope=headline")
         if name == "status":
             step.add_argument("--all", action="store_true", help="list the trainings that are done or waiting too")
             step.add_argument(
@@ -168,9 +177,15 @@ def _add_compare(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     step.add_argument("--table", type=Path, metavar="FILE", help="keep every quantity in this Parquet file")
 
 
-def _settings(variant: str, assignments: Sequence[str]) -> RunSettings:
+def _configuration(options: argparse.Namespace) -> Configuration:
+    files = [path for path in [Path("config.yaml")] if path.exists() or not options.configfile]
+    return load_configuration(*files, *options.configfile, **_assigned("--config", options.config))
+
+
+def _settings(variant: str | None, assignments: Sequence[str]) -> RunSettings:
+    parameters = _assigned("--set", [*([f"variant={variant}"] if variant else []), *assignments])
     try:
-        return RunSettings.from_parameters(**{"variant": variant} | _assigned("--set", assignments))
+        return RunSettings.from_parameters(**parameters)
     except (ValidationError, RuleBroken) as error:
         raise UserError(f"--set: {one_line(error)}") from error
 
@@ -181,6 +196,8 @@ def _assigned(option: str, assignments: Sequence[str]) -> dict[str, Any]:
         key, equals, value = assignment.partition("=")
         if not equals:
             raise UserError(f"{option} {assignment}: write KEY=VALUE, such as T=2.")
+        if key in values:
+            raise UserError(f"{option} {assignment}: {key} is set twice. Remove one.")
         try:
             values[key] = yaml.safe_load(value)
         except yaml.YAMLError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +13,20 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from circuit_phases.figures import ASKED_TABLES, DRAWINGS_OF_MAPS, LLM_FIGURES, RUN_DRAWINGS, UNTRAINED_TABLES
+from circuit_phases.figures import (
+    ASKED_TABLES,
+    DRAWINGS_OF_MAPS,
+    FINDINGS,
+    LLM_FIGURES,
+    RUN_DRAWINGS,
+    UNTRAINED_TABLES,
+    WORLDS,
+)
 from circuit_phases.figures.data import Moment, Series
 from circuit_phases.files import UserError
 from circuit_phases.llm.settings import LlmSettings
 from circuit_phases.phases import PhaseSettings
+from circuit_phases.schemas import TABLES
 from circuit_phases.settings import (
     GROUPS,
     AttributionSettings,
@@ -28,6 +39,12 @@ from circuit_phases.settings import (
 )
 
 DEVICES = ("auto", "cpu", "cuda")
+RULES = frozenset({
+    "all", "animate", "animations", "attribution", "circuits", "claims", "class_frequencies", "dataset", "figure",
+    "figures", "finding", "findings", "headline", "llm", "llm_cutting", "llm_dataset", "llm_evaluation",
+    "llm_figure", "llm_model", "llm_table", "phases", "report_pages", "table", "tables", "theory", "train",
+})  # fmt: skip
+"""The rules of the workflow; each figure gets one more, of its own name."""
 TABLES_SECTION, OTHER_SECTION = "Tables", "Other experiments"
 """The first and the last section of the report: of tables, and of the figures that no section names."""
 
@@ -62,13 +79,19 @@ class Experiment(Settings):
         for name, values in vary.items():
             if not values:
                 raise RuleBroken(f"vary.{name} = [] is not allowed (at least one value).")
+            if any(value in values[:place] for place, value in enumerate(values)):
+                raise RuleBroken(f"vary.{name} = {values} is not allowed (a list without repeats).")
         return vary
 
     @model_validator(mode="after")
-    def _a_parameter_is_named_or_varied(self) -> Self:
-        for name, parameters in self.series.items():
+    def _a_parameter_is_set_once(self) -> Self:
+        for name, parameters in {"set": self.set, "vary": self.vary}.items():
+            if self.variant is not None and "variant" in parameters:
+                raise RuleBroken(f"variant = {self.variant} is not allowed ({name} sets variant too).")
+        fixed = {"set": self.set} | {f"series.{name}": own for name, own in self.series.items()}
+        for name, parameters in fixed.items():
             for key in self.vary.keys() & parameters.keys():
-                raise RuleBroken(f"series.{name}: {key} = {parameters[key]} is not allowed (vary sets {key} too).")
+                raise RuleBroken(f"{name}: {key} = {parameters[key]} is not allowed (vary sets {key} too).")
         return self
 
     def combinations(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -106,7 +129,7 @@ class FigureEntry(Settings):
 class Configuration(Settings):
     """The whole of config.yaml."""
 
-    results: str = Field("results", min_length=1, description="folder of all outputs")
+    results: str = Field("results", min_length=1, description="folder of all outputs; ~ is your home")
     scope: Literal["all", "headline"] = Field("all", description="all figures, or only those under headline")
     seeds_limit: Positive | None = Field(None, description="at most this many seeds of each experiment")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device to train on; auto: a CUDA card if any")
@@ -135,10 +158,28 @@ class Configuration(Settings):
     attribution: AttributionSettings = Field(AttributionSettings(), description="how causal attribution is measured")
     llm: LlmSettings = Field(LlmSettings(), description="the circuits in language models")
 
+    @field_validator("results")
+    @classmethod
+    def _results(cls, results: str) -> str:
+        if {"{", "}"} & set(results):
+            raise RuleBroken(f"results = {results!r} is not allowed (Snakemake reads braces as wildcards).")
+        try:
+            return str(Path(results).expanduser())
+        except RuntimeError:
+            raise RuleBroken(f"results = {results!r} is not allowed (there is no such home).") from None
+
     @field_validator("headline", mode="before")
     @classmethod
     def _headline(cls, names: Any) -> Any:
         return tuple(names) if isinstance(names, list) else names
+
+    @field_validator("experiments", "figures")
+    @classmethod
+    def _names(cls, entries: dict[str, Any]) -> dict[str, Any]:
+        for name in entries:
+            if not re.fullmatch(r"\w[\w.=-]*", name):
+                raise RuleBroken(f"{name!r} is not allowed as a name (letters, digits, _ and, within, . = -).")
+        return entries
 
     @model_validator(mode="after")
     def _figures_are_known(self) -> Self:
@@ -159,6 +200,13 @@ class Configuration(Settings):
         for name in (*self.figures, *self.experiments):
             if name in LLM_FIGURES:
                 raise RuleBroken(f"{name}: a figure of the language models has this name. Rename it.")
+        for name, figure in self.whole.figures_in_scope.items():
+            if name in RULES or re.fullmatch(r"train_together_\d+", name):
+                raise RuleBroken(
+                    f"{name}: a rule of the workflow has this name, which a figure cannot have. Rename it."
+                )
+            if self.whole.drawing(name) in FINDINGS and name in (*TABLES, "claims"):
+                raise RuleBroken(f"figures.{name}: a table has this name, and {figure.draw} keeps one too. Rename it.")
         for name in self.headline:
             if name not in self.figures:
                 raise RuleBroken(f"headline: {name} is not in figures{nearest(name, self.figures)}.")
@@ -192,12 +240,25 @@ class Configuration(Settings):
                         f"as experiments.{name} has it)."
                     )
         for name, figure in self.figures.items():
-            labels = [series.label for series, _ in self.series(figure.experiment)]
+            draw = figure.draw or name
+            series = self.series(figure.experiment)
+            labels = [each.label for each, _ in series]
+            for (key, value), (_, settings) in itertools.product(WORLDS.get(draw, {}).items(), series):
+                if (found := getattr(settings.world, key)) != value:
+                    raise RuleBroken(
+                        f"figures.{name}: draw = {draw} needs {key} = {value}, and experiments.{figure.experiment} has "
+                        f"{key} = {found}. Set it there, or choose another drawing."
+                    )
             for label in figure.maps.keys() - set(labels):
                 raise RuleBroken(
                     f"figures.{name}: maps.{label} is not a series of it (choose from {', '.join(labels)})."
                 )
         return self
+
+    @property
+    def whole(self) -> Self:
+        """The same with all figures and all seeds."""
+        return self.model_copy(update={"scope": "all", "seeds_limit": None})
 
     def series(self, experiment: str) -> list[tuple[Series, RunSettings]]:
         """The configurations of an experiment, in order, with the label of each."""
@@ -312,24 +373,30 @@ class RunSeed:
         return self.settings.dataset_name(self.seed)
 
 
-def load_configuration(path: Path | str, /, **changes: Any) -> Configuration:
-    """Read and check a config file, with some of its top-level values changed.
+def load_configuration(path: Path | str, /, *overlays: Path | str, **changes: Any) -> Configuration:
+    """Read and check a config file, with overlays and then changes of top-level values over it, as Snakemake does.
 
     Raises:
         UserError: one line with the key, the value and the way out.
     """
-    path = Path(path)
+    paths = path, *overlays
+    return parse_configuration(functools.reduce(_merged, [*map(_read, paths), changes]), ", ".join(map(str, paths)))
+
+
+def _read(path: Path | str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(Path(path).read_text())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())}).") from error
-    return parse_configuration(_merged(values, changes) if isinstance(values, dict) else values, str(path))
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must hold keys and values, such as `experiments:`.")
+    return values
 
 
 def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Values with changes over them, groups of values merged, as Snakemake does."""
+    """Values with changes over them, groups of values merged."""
     groups = {
         key: values[key]
         for key, change in changes.items()
@@ -338,14 +405,12 @@ def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return values | changes | {key: _merged(group, changes[key]) for key, group in groups.items()}
 
 
-def parse_configuration(values: Any, source: str = "config.yaml") -> Configuration:
+def parse_configuration(values: dict[str, Any], source: str = "config.yaml") -> Configuration:
     """Check the values of a config file.
 
     Raises:
         UserError: one line with the key, the value and the way out.
     """
-    if not isinstance(values, dict):
-        raise UserError(f"{source}: must hold keys and values, such as `experiments:`.")
     try:
         return Configuration.model_validate(values)
     except ValidationError as error:

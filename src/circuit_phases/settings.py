@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Iterable
+from math import log10
 from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -86,6 +87,10 @@ class WorldSettings(Settings):
             _forbid("N", self.N, f"N <= K = {self.K} unless p_B = 1, since the context's classes differ")
         if self.N // self.B > self.K:
             _forbid("N", self.N, f"N / B <= K = {self.K}, since a bursty context holds N / B classes")
+        # The rarest classes count in the exact ceilings as differences from 1: about 1e-16 (N + 2)^alpha is lost.
+        most = round(8 / log10(self.N + 2), 1)
+        if self.alpha > most:
+            _forbid("alpha", self.alpha, f"<= {most} with N = {self.N}, up to where ceilings are exact")
         if self.label_tables == "shifted" and self.T > self.L:
             _forbid("T", self.T, f"T <= L = {self.L} with shifted label tables, or tasks coincide")
         if self.label_tables == "balanced" and self.K % self.L:
@@ -278,7 +283,7 @@ class RunSettings(Settings):
             RuleBroken: for an unknown variant or parameter.
             pydantic.ValidationError: for a value that is not allowed.
         """
-        if variant not in VARIANTS:
+        if not isinstance(variant, str) or variant not in VARIANTS:
             raise RuleBroken(f"variant = {variant!r} is not known (choose from {', '.join(VARIANTS)}).")
         merged = VARIANTS[variant] | parameters
         grouped: dict[str, Any] = {group: {} for group in GROUPS}

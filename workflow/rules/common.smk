@@ -81,7 +81,7 @@ def failed_job_logs(snakemake_logs):
 
 def any_of(names):
     """A constraint to these names, or to nothing where there are none."""
-    return "|".join(names) or "(?!)"
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 wildcard_constraints:

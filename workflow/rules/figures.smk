@@ -36,7 +36,7 @@ rule figures:
 
 rule headline:
     input:
-        expand(rules.figure.output.pdf, figure=configuration.headline),
+        [path for figure in configuration.headline for path in figure_outputs(figure)],
 
 
 rule animate:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from circuit_phases.schemas import DATASET_TABLES
 
 FIGURES: dict[str, tuple[str, ...]] = {
@@ -67,6 +69,11 @@ FINDINGS = {
 
 DRAWINGS_OF_MAPS = frozenset({"sweep_maps", "maps"})
 """The drawings that show attention maps of the series and moments that config.yaml names."""
+
+WORLDS: dict[str, dict[str, Any]] = {
+    "masked_scc": {"T": 2, "label_tables": "disjoint", "query": "excluded", "p_B": 0, "alpha": 0, "beta": 0},
+}
+"""What drawings ask of every world: the paper's closed form is that of one in which all is even."""
 
 UNTRAINED_TABLES = frozenset({"class_frequencies", *DATASET_TABLES})
 """The tables that follow from the world alone."""
