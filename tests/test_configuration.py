@@ -113,6 +113,18 @@ def test_the_world_follows_the_training_seed_unless_it_is_set() -> None:
     assert datasets == {"world,seed=7"}
 
 
+def test_a_run_in_its_own_world_is_trained_once_whether_the_world_is_named_or_not() -> None:
+    values = with_change("experiments.worlds", {"vary": {"world_seed": [0, 1]}, "seeds": 2})
+    configuration = parse_configuration(values)
+    assert [series.run for series, _ in configuration.series("worlds")] == ["paper,world_seed=0", "paper,world_seed=1"]
+    runs = [(each.settings.name, each.seed) for each in configuration.runs_of("worlds")]
+    assert runs == [("paper", 0), ("paper,world_seed=0", 1), ("paper,world_seed=1", 0), ("paper", 1)]
+    assert [each.dataset for each in configuration.runs_of("worlds")] == [f"world,seed={k}" for k in (0, 0, 1, 1)]
+    before = {(each.settings.name, each.seed) for each in parse_configuration(GOOD).run_seeds("training")}
+    after = {(each.settings.name, each.seed) for each in configuration.run_seeds("training")}
+    assert after - before == {("paper,world_seed=0", 1), ("paper,world_seed=1", 0)}
+
+
 def test_defaults_reach_every_run_and_experiments_overrule_them() -> None:
     configuration = parse_configuration(GOOD | {"defaults": {"variant": "released_code", "K": 128}})
     assert configuration.series("base")[0][1].name == "released_code,K=128"

@@ -296,6 +296,12 @@ def test_runs_that_differ_only_in_model_or_training_share_their_world() -> None:
     assert make(T=2).dataset_name(4) != make(T=2).dataset_name(5)
 
 
+def test_a_world_of_the_trainings_own_seed_goes_unsaid() -> None:
+    assert make(T=2, world_seed=3).at_seed(3) == make(T=2)
+    assert make(T=2, world_seed=3).at_seed(0) == make(T=2, world_seed=3)
+    assert make(T=2).at_seed(0) == make(T=2)
+
+
 def test_a_given_world_seed_holds_for_every_training_seed_even_zero() -> None:
     assert [make(world_seed=0).resolved_world_seed(seed) for seed in (0, 1, 2)] == [0, 0, 0]
     assert make(world_seed=3).dataset_name(0) == make(world_seed=3).dataset_name(1) == make().dataset_name(3)

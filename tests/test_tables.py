@@ -15,7 +15,7 @@ from circuit_phases import schemas
 from circuit_phases.files import DamagedFile, UserError
 from circuit_phases.schemas import RUN_TABLES, RUNS, TRAINING, VECTORS
 from circuit_phases.settings import GROUPS, RunSettings
-from circuit_phases.tables import concatenate, read_frame, read_table, table_from_rows, write_table
+from circuit_phases.tables import concatenate, concatenate_runs, read_frame, read_table, table_from_rows, write_table
 
 SCHEMAS = {name: value for name, value in vars(schemas).items() if isinstance(value, pa.Schema)} | {
     f"VECTORS[{name}]": schema for name, schema in VECTORS.items()
@@ -200,6 +200,16 @@ def test_tables_are_joined_in_the_given_order(tmp_path: Path) -> None:
     assert joined.schema.equals(TRAINING)
     assert joined["step"].to_pylist() == [2] * len(ROWS) + [0] * len(ROWS) + [1] * len(ROWS)
     assert concatenate([], TRAINING).equals(TRAINING.empty_table())
+
+
+def test_a_figure_reads_a_run_under_the_name_that_it_asks_for(path: Path) -> None:
+    write_table(path, table_from_rows(ROWS, TRAINING), TRAINING)
+    joined = concatenate_runs("training", [path, path], [("own", 3), ("other", 4)])
+    assert joined.schema.equals(TRAINING)
+    assert joined["run"].to_pylist() == ["own"] * len(ROWS) + ["other"] * len(ROWS)
+    assert joined["seed"].to_pylist() == [3] * len(ROWS) + [4] * len(ROWS)
+    assert joined["accuracy"].to_pylist() == [row["accuracy"] for row in ROWS] * 2
+    assert concatenate_runs("training", [], []).equals(TRAINING.empty_table())
 
 
 def test_a_damaged_table_among_many_is_the_one_named(path: Path) -> None:

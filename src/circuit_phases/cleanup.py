@@ -144,17 +144,13 @@ def _paths(configuration: Configuration) -> Paths:
 def _folders_of_experiments(configuration: Configuration) -> dict[str, list[Path]]:
     paths = _paths(configuration)
     return {
-        name: [
-            paths.run(settings.name, seed) for series, settings in configuration.series(name) for seed in series.seeds
-        ]
+        name: [paths.run(each.settings.name, each.seed) for each in configuration.runs_of(name)]
         for name in configuration.experiments
     }
 
 
 def _worlds(configuration: Configuration, experiment: str) -> set[str]:
-    return {
-        settings.dataset_name(seed) for series, settings in configuration.series(experiment) for seed in series.seeds
-    }
+    return {each.dataset for each in configuration.runs_of(experiment)}
 
 
 def _jobs_of(results: Path, runs: Sequence[Path]) -> list[Path]:

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.step in _RESULTS:
             _RESULTS[options.step](_configuration(options), options)
             return
-        settings = _settings(options.variant, options.set)
+        settings = _settings(options.variant, options.set).at_seed(options.seed)
         paths = Paths(options.results)
         _STEPS[options.step](settings, options.seed, paths, options)
 

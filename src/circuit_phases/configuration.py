@@ -273,6 +273,14 @@ class Configuration(Settings):
             found.append((Series(label or experiment, settings.name, seeds), settings))
         return found
 
+    def runs_of(self, experiment: str) -> list[RunSeed]:
+        """The runs of an experiment, one for each seed of each series."""
+        return [
+            RunSeed(settings.at_seed(seed), seed)
+            for series, settings in self.series(experiment)
+            for seed in series.seeds
+        ]
+
     def figure_series(self, figure: str) -> list[tuple[Series, RunSettings]]:
         """The configurations that a figure draws."""
         entry = self.figures_in_scope[figure]
@@ -338,8 +346,8 @@ class Configuration(Settings):
             tables = RUN_DRAWINGS[figure.draw or name]
             everywhere = table not in UNTRAINED_TABLES | ASKED_TABLES
             if table in tables or (everywhere and not UNTRAINED_TABLES.issuperset(tables)):
-                for series, settings in self.series(figure.experiment):
-                    needed |= {(settings.name, seed): RunSeed(settings, seed) for seed in series.seeds}
+                for each in self.runs_of(figure.experiment):
+                    needed[each.settings.name, each.seed] = each
         return list(needed.values())
 
     def seed_groups(self, run_seeds: Iterable[RunSeed]) -> list[tuple[str, list[int]]]:

@@ -326,6 +326,13 @@ class RunSettings(Settings):
         """The world's seed for the run with this training seed."""
         return seed if self.world_seed is None else self.world_seed
 
+    def at_seed(self, seed: int) -> Self:
+        """The settings that the run with this training seed is named by: a world's seed equal to it goes unsaid.
+
+        So a run is trained once, whether its world's seed was given or follows the training's.
+        """
+        return self.model_copy(update={"world_seed": None}) if self.world_seed == seed else self
+
     def _differences(self, bundle: dict[str, Any], among: Any = None) -> list[str]:
         base = DEFAULTS | bundle
         mine = self.parameters

@@ -257,8 +257,8 @@ def _figure_data(
     runs = [(one.run, seed) for one in series for seed in one.seeds]
     frames = {
         name: tables.to_frame(
-            tables.concatenate_datasets(name, paths, runs)
-            if name in schemas.DATASET_TABLES
+            tables.concatenate_runs(name, paths, runs)
+            if name in schemas.FIGURE_TABLES
             else tables.concatenate(paths, schemas.TABLES[name])
         )
         for name, paths in sources.items()

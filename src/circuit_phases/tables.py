@@ -71,15 +71,18 @@ def concatenate(paths: Iterable[Path | str], schema: pa.Schema) -> pa.Table:
     return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
-def concatenate_datasets(name: str, paths: Iterable[Path | str], runs: Iterable[tuple[str, int]]) -> pa.Table:
-    """One table of `FIGURE_TABLES` from that of each run's world."""
+def concatenate_runs(name: str, paths: Iterable[Path | str], runs: Iterable[tuple[str, int]]) -> pa.Table:
+    """One table of `FIGURE_TABLES` from that of each run or of its world, under the run and seed it is asked for by.
+
+    That run's name is another than the table's own where a world's seed was given and is the training's.
+    """
     schema = FIGURE_TABLES[name]
-    found = []
+    found = [schema.empty_table()]
     for path, (run, seed) in zip(paths, runs, strict=True):
-        table = read_table(path, DATASET_TABLES[name])
-        identity = {"run": [run] * len(table), "seed": [seed] * len(table)}
-        columns = {**identity, **{column: table[column] for column in DATASET_TABLES[name].names}}
-        found.append(pa.table(columns, schema=schema))
+        table = read_table(path, DATASET_TABLES.get(name, schema))
+        identity = {"run": pa.repeat(run, len(table)), "seed": pa.repeat(seed, len(table))}
+        columns = {column: table[column] for column in table.column_names} | identity
+        found.append(pa.table([columns[column] for column in schema.names], schema=schema))
     return pa.concat_tables(found)
 
 

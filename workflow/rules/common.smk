@@ -155,11 +155,10 @@ def table_paths(table, run_seeds):
 
 
 def figure_tables(wildcards):
-    """The per-run files of every table that a figure reads, by the table's name."""
-    series = configuration.figure_series(wildcards.figure)
-    pairs = [(settings.name, seed) for each, settings in series for seed in each.seeds]
+    """The per-run files of every table that a figure reads, by the table's name, in the order of its series and seeds."""
+    experiment = configuration.figures_in_scope[wildcards.figure].experiment
     return {
-        table: table_paths(table, [RUN_SEEDS[pair] for pair in pairs])
+        table: table_paths(table, configuration.runs_of(experiment))
         for table in RUN_DRAWINGS[configuration.drawing(wildcards.figure)]
     }
 
