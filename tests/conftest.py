@@ -1,7 +1,8 @@
-"""Shared by all tests: one thread, reproducible examples, tiny settings, a law's goodness of fit."""
+"""Shared by all tests: one thread each, reproducible examples, tiny settings, a law's goodness of fit."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from circuit_phases.settings import RunSettings
 from circuit_phases.world import World
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("suite")
 

@@ -167,9 +167,10 @@ def plain_descent(run: RunSettings, world: World, seed: int, steps: int) -> tupl
     """Textbook stochastic gradient descent in float32 by plain autograd."""
     model = InContextTransformer(world, run.model, seed)
     optimiser = torch.optim.SGD(model.parameters(), lr=run.training.learning_rate)
+    batches = TrainingBatches(world, seed, run.training.batch_size)
     losses = []
     for step in range(1, steps + 1):
-        loss = model.loss(TrainingBatches(world, seed, run.training.batch_size)[step])
+        loss = model.loss(batches[step])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -128,7 +127,7 @@ def run_and_signal(
     arguments = [settings.model_dump_json(), str(folder), str(int(number)), str(at), str(seconds_between_saves)]
     return subprocess.run(
         [sys.executable, "-c", SCRIPT, *arguments],
-        check=False, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False, capture_output=True, text=True,
     )  # fmt: skip
 
 
@@ -143,20 +142,29 @@ def test_a_killed_run_ends_with_the_same_numbers(tiny: Tiny, finished: Path, tmp
     assert results(run(tiny(), tmp_path)) == results(finished)
 
 
+@pytest.fixture(scope="module")
+def compiled(tiny: Tiny) -> RunSettings:
+    """Long enough to be compiled, with the least of evaluations, and with one layer, which compiles fast."""
+    return tiny(
+        layers=1, hidden_layers=0, max_steps=COMPILE_FROM_STEPS, evaluation_interval=1000, evaluation_sequences=128
+    )
+
+
+@pytest.fixture(scope="module")
+def finished_compiled(compiled: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(compiled, tmp_path_factory.mktemp("compiled"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_compiled_run_that_is_stopped_ends_with_the_same_numbers(
-    number: signal.Signals, tiny: Tiny, tmp_path: Path
+    number: signal.Signals, compiled: RunSettings, finished_compiled: Path, tmp_path: Path
 ) -> None:
-    # Long enough to be compiled, with the least of evaluations, and with one layer, which compiles fast.
-    settings = tiny(
-        layers=1, hidden_layers=0, max_steps=COMPILE_FROM_STEPS, evaluation_interval=1000, evaluation_sequences=128
-    )
-    stopped = run_and_signal(settings, tmp_path / "stopped", number, 2345, seconds_between_saves=1)
+    stopped = run_and_signal(compiled, tmp_path, number, 2345, seconds_between_saves=1)
     assert stopped.returncode in (-signal.SIGKILL, 128 + signal.SIGTERM)
-    assert 0 < saved_step(tmp_path / "stopped") < 2346
+    assert 0 < saved_step(tmp_path) < 2346
     assert "Not compiled" not in stopped.stderr
-    assert results(run(settings, tmp_path / "stopped")) == results(run(settings, tmp_path / "whole"))
+    assert results(run(compiled, tmp_path)) == results(finished_compiled)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)

@@ -12,6 +12,7 @@ from training_runs import trainer_of
 
 from circuit_phases import evaluation as evaluation_module
 from circuit_phases.compilation import compiled_in_stages, compiled_or_plain
+from circuit_phases.fast import FastForm
 from circuit_phases.files import UserError
 from circuit_phases.sequences import TrainingBatches
 from circuit_phases.settings import RunSettings
@@ -41,6 +42,18 @@ def test_evaluations_of_many_sequences_are_the_same_in_batches_or_at_once(
             assert row[name] == in_batches[name]
         assert row["loss"] == pytest.approx(in_batches["loss"], rel=1e-6)
     assert at_once[0]["sequences"] == 300
+
+
+@pytest.mark.parametrize("variant", ["paper", "released_code"])
+def test_an_uncompiled_step_is_that_of_the_form_that_is_compiled_to_the_bit(variant: str, tiny: Tiny) -> None:
+    settings = tiny(variant=variant, loss="every_label")
+    trainer, other = trainer_of(settings), trainer_of(settings)
+    differentiate = torch.func.grad_and_value(FastForm(other.model).loss, has_aux=True)
+    gradients, outcome = differentiate(other.parameters, other.constants, other.batch(1))
+    assert trainer.step(1) == outcome
+    for name, parameter in trainer.parameters.items():
+        expected = other.parameters[name].sub(gradients[name], alpha=settings.training.learning_rate)
+        torch.testing.assert_close(parameter, expected, rtol=0, atol=0)
 
 
 # The compiled step
