@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from training_runs import run
 
 from circuit_phases.attention_maps import mean_attention
+from circuit_phases.checkpoints import load_weights, saved_checkpoints
 from circuit_phases.circuits import (
     attention_table,
     bigram,
     chunk_example,
     circuit_table,
+    example_attention,
     label_attention,
 )
 from circuit_phases.model import InContextTransformer
 from circuit_phases.sequences import draw_sequences
-from circuit_phases.settings import ModelSettings, WorldSettings
+from circuit_phases.settings import ModelSettings, RunSettings, WorldSettings
+from circuit_phases.splits import evaluation_set
 from circuit_phases.world import World
 
 
@@ -91,3 +98,20 @@ def test_the_tables_hold_the_mean_over_sequences_and_the_metrics_follow_from_the
     assert circuits[20, 1, 2, "chunk_example"] == pytest.approx(
         sum(table[20, 1, 2, 2 * k, 2 * k - 1] for k in (1, 2, 3)) / 3, abs=1e-12
     )
+
+
+def test_the_example_is_the_last_checkpoints_attention_on_one_sequence(
+    tiny: Callable[..., RunSettings], tmp_path: Path
+) -> None:
+    settings = tiny(layers=2, heads=2)
+    folder = run(settings, tmp_path, seed=3) / "checkpoints"
+    world = World.draw(settings.world, 3)
+    sequence = evaluation_set(world)["iid"][:1]
+    table = example_attention(folder, settings, world, sequence, seed=3)
+    saved = saved_checkpoints(folder)
+    model = load_weights(saved[60], InContextTransformer(world, settings.model, 3))
+    assert set(table["step"]) == {60} == {max(saved)}
+    assert set(zip(table["run"], table["seed"], strict=True)) == {(settings.name, 3)}
+    places = table[["layer", "head", "query", "key"]].to_numpy().T - 1
+    expected = model.attention(sequence).detach().numpy()[0]
+    assert table["weight"].to_numpy() == pytest.approx(expected[tuple(places)], abs=1e-6)

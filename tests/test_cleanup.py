@@ -59,12 +59,13 @@ def test_logs_of_seeds_trained_together_go_with_the_last_of_them(configuration: 
     assert logs / "seeds-0-1.log" not in found
 
 
-def test_checkpoints_that_interventions_still_need_stay(configuration: Configuration) -> None:
-    figures = {"causal_importance": {"experiment": "base"}}
+@pytest.mark.parametrize(("drawing", "table"), [("causal_importance", "attribution"), ("fig11", "example_attention")])
+def test_checkpoints_that_a_table_still_needs_stay(configuration: Configuration, drawing: str, table: str) -> None:
+    figures = {drawing: {"experiment": "base"}}
     experiments = {name: entry.model_dump(exclude_unset=True) for name, entry in configuration.experiments.items()}
     asked = parse_configuration({"results": configuration.results, "experiments": experiments, "figures": figures})
     assert unneeded_checkpoints(asked) == []
-    (unneeded_checkpoints(configuration)[0].parent / "attribution.parquet").touch()
+    (unneeded_checkpoints(configuration)[0].parent / f"{table}.parquet").touch()
     assert unneeded_checkpoints(asked) == unneeded_checkpoints(configuration)
 
 

@@ -39,6 +39,7 @@ CONFIG: dict[str, Any] = {
         "fig01": {"experiment": "base"},
         "fig02": {"experiment": "base"},
         "fig04": {"experiment": "base"},
+        "fig11": {"experiment": "induction_head"},
         "fig12": {"experiment": "induction_head"},
         "fig14": {"experiment": "class_frequencies"},
         "census": {"experiment": "base"},
@@ -54,7 +55,7 @@ CONFIG: dict[str, Any] = {
 INDUCTION = RunSettings.from_parameters(**CONFIG["defaults"], T=1, p_B=1).name
 
 RULES = {"dataset", "class_frequencies", "train", "circuits", "theory", "phases", "table", "figure", "animate"}
-RULES |= {"finding", "claims", "attribution"}
+RULES |= {"finding", "claims", "attribution", "example_attention"}
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def test_the_whole_workflow_leaves_every_table_and_figure(project: Project) -> None:
-    for name in ("runs", "training", "circuits", "attention", "attribution", "phases", "theory", "ability_levels"):
+    for name in schemas.RUN_TABLES.keys() - {"class_frequencies"}:
         table = pq.read_table(project.folder / "results" / "tables" / f"{name}.parquet")
         assert table.schema.names == schemas.RUN_TABLES[name].names
         assert all(field.metadata[b"description"] for field in table.schema)
@@ -147,6 +148,7 @@ def test_the_whole_workflow_leaves_every_table_and_figure(project: Project) -> N
         "fig01",
         "fig02",
         "fig04",
+        "fig11",
         "fig12",
         "fig14",
         "own_sweep",
@@ -233,20 +235,21 @@ def figures(**changed: Any) -> dict[str, Any]:
 
 
 # 4 runs are trained, interventions made on one; of the tables over all, theory and ability_levels follow from worlds
-# alone. 10 figures and a film show them, fig01 and fig14 worlds alone; beside three of them a table is kept.
-TABLES, ALL_FIGURES = 8, {"figure": 10, "animate": 1}
+# alone. 11 figures and a film show them, fig01 and fig14 worlds alone, fig11 no curve; beside three a table is kept.
+TABLES, ALL_FIGURES = 9, {"figure": 11, "animate": 1}
 SHOWN = {"figure": 8, "animate": 1, "finding": 3, "claims": 1}
-FROM_TRAINING = {"train": 4, "circuits": 4, "attribution": 1, "phases": 4, "table": TABLES - 2} | SHOWN
-FROM_WORLDS = FROM_TRAINING | {"dataset": 5, "class_frequencies": 2, "theory": 4, "table": TABLES, "figure": 10}
+FROM_CHECKPOINTS = {"circuits": 4, "attribution": 1, "example_attention": 1}
+FROM_TRAINING = {"train": 4, "phases": 4, "table": TABLES - 2} | FROM_CHECKPOINTS | SHOWN | {"figure": 9}
+FROM_WORLDS = FROM_TRAINING | {"dataset": 5, "class_frequencies": 2, "theory": 4, "table": TABLES, "figure": 11}
 CONFIG_CHANGES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "a value of one experiment": (
         experiments(induction_head={"set": {"T": 1, "p_B": 0.5}}),
         {"dataset": 1, "train": 1, "circuits": 1, "theory": 1, "phases": 1, "table": TABLES, "claims": 1}
-        | {"attribution": 1, "figure": 3, "finding": 1},
+        | {"attribution": 1, "example_attention": 1, "figure": 4, "finding": 1},
     ),
     "a seed added": (
         experiments(base={"seeds": 3}),
-        {"dataset": 1, "train": 1, "circuits": 1, "theory": 1, "phases": 1, "table": TABLES - 1}
+        {"dataset": 1, "train": 1, "circuits": 1, "theory": 1, "phases": 1, "table": TABLES - 2}
         | SHOWN
         | {"figure": 5, "finding": 2},
     ),
@@ -258,7 +261,7 @@ CONFIG_CHANGES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
             "circuits": 4,
             "theory": 4,
             "phases": 4,
-            "table": TABLES - 1,
+            "table": TABLES - 2,
             "figure": 1,
             "claims": 1,
         },
@@ -292,10 +295,10 @@ CODE_CHANGES: dict[str, tuple[str, str, str, dict[str, int]]] = {
     "plumbing": (f"{PACKAGE}/stages.py", "from __future__", "SPARE = 1\nfrom __future__", {}),
     "one drawing": (f"{PACKAGE}/figures/fig04.py", "from __future__", "STYLE = 1\nfrom __future__", {"figure": 1}),
     "figure style": (f"{PACKAGE}/figures/circuit_phases.mplstyle", "font.size: 7", "font.size: 7.5", ALL_FIGURES),
-    "a script": ("workflow/scripts/figure.py", "from pathlib", "import os\nfrom pathlib", {"figure": 10}),
+    "a script": ("workflow/scripts/figure.py", "from pathlib", "import os\nfrom pathlib", {"figure": 11}),
     "metrics": (
         f"{PACKAGE}/circuits.py", ".sum(-1)", ".sum(dim=-1)",
-        {"circuits": 4, "table": 2, "figure": 5, "animate": 1, "claims": 1},
+        {"circuits": 4, "example_attention": 1, "table": 3, "figure": 6, "animate": 1, "claims": 1},
     ),
     "a split": (
         f"{PACKAGE}/splits.py", "import annotations\n", "import annotations\n\nSPARE = 1\n", FROM_WORLDS,
@@ -531,7 +534,7 @@ def test_the_report_is_one_page_that_shows_everything_without_a_network(project:
         if not section.endswith("Tables"):
             image = inside.locator("div.p-3 > img, body > img")
             assert image.evaluate("async image => { await image.decode(); return image.naturalWidth }") > 300
-    figures = ["abilities", "causal_importance", "census", "fig01", "fig02", "fig12", "fig14"]
+    figures = ["abilities", "causal_importance", "census", "fig01", "fig02", "fig11", "fig12", "fig14"]
     figures += ["film", "own_sweep", "prerequisites"]
     tables_shown = ["ceilings", "claims", "provenance", "run times"]
     assert shown == [

@@ -104,3 +104,18 @@ def analyze_checkpoints(
     maps = torch.stack([mean_attention(load_weights(path, model)) for path in saved.values()])
     identity: dict[str, Any] = {"run": settings.name, "seed": seed}
     return attention_table(maps, list(saved)).assign(**identity), circuit_table(maps, list(saved)).assign(**identity)
+
+
+def example_attention(
+    folder: Path, settings: RunSettings, world: World, sequence: Sequences, seed: int
+) -> pd.DataFrame:
+    """The table `example_attention` of the last checkpoint in a folder and one sequence.
+
+    Raises:
+        UserError, DamagedFile: if there are no checkpoints, or the last is damaged.
+    """
+    saved = saved_checkpoints(folder)
+    last = max(saved)
+    model = load_weights(saved[last], InContextTransformer(world, settings.model, seed))
+    maps = MeanAttention(settings.world, sequence)(model)
+    return attention_table(maps[None], [last]).assign(run=settings.name, seed=seed)

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from circuit_phases.configuration import Configuration
-from circuit_phases.figures import FINDINGS
+from circuit_phases.figures import ASKED_TABLES, FINDINGS
 from circuit_phases.files import UserError, locked
 from circuit_phases.paths import Paths
 from circuit_phases.settings import nearest
 
 ANALYSED = ("attention.parquet", "circuits.parquet")
-"""What checkpoints are needed for; once it is there, the rest of the workflow does without them."""
-ATTRIBUTED = "attribution.parquet"
-"""What they are needed for too, of the trainings that figures ask interventions of."""
+"""What checkpoints are needed for, besides `ASKED_TABLES`; once it is there, the rest does without them."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,9 @@ def unneeded_checkpoints(configuration: Configuration, experiments: Sequence[str
     _require_known(experiments, folders)
     wanted = dict.fromkeys(folder for name in experiments or folders for folder in folders[name])
     asked = {
-        _paths(configuration).run(each.settings.name, each.seed) for each in configuration.run_seeds("attribution")
+        _paths(configuration).run(each.settings.name, each.seed) / f"{table}.parquet"
+        for table in ASKED_TABLES
+        for each in configuration.run_seeds(table)
     }
     if not experiments:
         wanted |= dict.fromkeys(unused_runs(configuration))
@@ -69,7 +69,8 @@ def unneeded_checkpoints(configuration: Configuration, experiments: Sequence[str
         folder / "checkpoints"
         for folder in wanted
         if (folder / "checkpoints").exists()
-        and all((folder / name).exists() for name in (*ANALYSED, *[ATTRIBUTED] * (folder in asked)))
+        and all((folder / name).exists() for name in ANALYSED)
+        and all(path.exists() for path in asked if path.parent == folder)
     ]
 
 

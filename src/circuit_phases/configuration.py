@@ -40,7 +40,8 @@ from circuit_phases.settings import (
 
 DEVICES = ("auto", "cpu", "cuda")
 RULES = frozenset({
-    "all", "animate", "animations", "attribution", "circuits", "claims", "class_frequencies", "dataset", "figure",
+    "all", "animate", "animations", "attribution", "circuits", "claims", "class_frequencies", "dataset",
+    "example_attention", "figure",
     "figures", "finding", "findings", "headline", "llm", "llm_cutting", "llm_dataset", "llm_evaluation",
     "llm_figure", "llm_model", "llm_table", "phases", "report_pages", "table", "tables", "theory", "train",
 })  # fmt: skip

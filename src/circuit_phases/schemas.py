@@ -19,6 +19,10 @@ _SEED = ("seed", pa.int64(), "seed of the training: weights and batches")
 _STEP = ("step", pa.int64(), "gradient steps taken")
 _LAYER = ("layer", pa.int64(), "attention layer, from 1")
 _HEAD = ("head", pa.int64(), "head, from 1")
+_TOKENS = (
+    ("query", pa.int64(), "attending token, from 1, in the order x1 l1 ... xN lN xq"),
+    ("key", pa.int64(), "token attended to, from 1; only key <= query is listed, all else is 0"),
+)
 
 
 def _parameter_fields() -> list[tuple[str, pa.DataType, str]]:
@@ -79,9 +83,19 @@ ATTENTION = _schema(
     _STEP,
     _LAYER,
     _HEAD,
-    ("query", pa.int64(), "attending token, from 1, in the order x1 l1 ... xN lN xq"),
-    ("key", pa.int64(), "token attended to, from 1; only key <= query is listed, all else is 0"),
+    *_TOKENS,
     ("weight", pa.float64(), "mean attention weight, 0 to 1"),
+)
+
+EXAMPLE_ATTENTION = _schema(
+    "Attention on one sequence, the first evaluation sequence of split iid, at the last checkpoint",
+    _RUN,
+    _SEED,
+    _STEP,
+    _LAYER,
+    _HEAD,
+    *_TOKENS,
+    ("weight", pa.float64(), "attention weight, 0 to 1"),
 )
 
 ATTRIBUTION = _schema(
@@ -376,6 +390,7 @@ RUN_TABLES: dict[str, pa.Schema] = {
     "training": TRAINING,
     "circuits": CIRCUITS,
     "attention": ATTENTION,
+    "example_attention": EXAMPLE_ATTENTION,
     "attribution": ATTRIBUTION,
     "phases": PHASES,
     "theory": THEORY,

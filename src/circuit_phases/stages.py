@@ -89,6 +89,16 @@ def analyze_run(
     tables.write_table(circuits, circuit_rows, schemas.CIRCUITS)
 
 
+def keep_example(settings: RunSettings, seed: int, dataset: Path, checkpoints: Path, path: Path) -> None:
+    """The attention of the last checkpoint on the first evaluation sequence."""
+    from circuit_phases.circuits import example_attention
+    from circuit_phases.datasets import read_evaluation_set
+
+    sequence = read_evaluation_set(dataset, settings.world)["iid"][:1]
+    rows = example_attention(checkpoints, settings, _world(settings, seed, dataset), sequence, seed)
+    tables.write_table(path, rows, schemas.EXAMPLE_ATTENTION)
+
+
 def attribute_run(
     settings: RunSettings, seed: int, dataset: Path, checkpoints: Path, path: Path, asked: AttributionSettings
 ) -> None:

@@ -69,8 +69,8 @@ def maps(figure):
     return [(axes, mesh.get_array()) for axes, mesh in found if axes.get_label() != "<colorbar>"]
 
 
-def weights_in_table(data, seed, step, layer, run=None, head=1):
-    table = data.tables["attention"]
+def weights_in_table(data, seed, step, layer, run=None, head=1, name="attention"):
+    table = data.tables[name]
     table = table[table["run"] == (run or table["run"].iloc[0])]
     rows = table[(table["seed"] == seed) & (table["step"] == step) & (table["layer"] == layer)]
     rows = rows[rows["head"] == head]

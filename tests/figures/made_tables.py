@@ -121,10 +121,12 @@ def tables_of(run, seed, starts=STARTS, steps=STEPS, layers=2, heads=1, ceilings
             columns = identity | {"rule": rule, "phase": phase, "start_step": int(start), "end_step": int(ends[phase])}
             found.append(rows_of("phases", columns | {"accuracy": 0.5, "ceiling": 0.5}))
     theory = {"circuit": list(ceilings), "accuracy": list(ceilings.values())}
+    last_maps = pd.concat(one[one["step"] == last] for one in maps)
     return {
         "training": pd.concat(training),
         "circuits": pd.concat(circuits),
         "attention": pd.concat(maps),
+        "example_attention": last_maps.assign(weight=last_maps["weight"] ** 2),
         "attribution": attribution(run, seed, saved, starts, layers, heads),
         "phases": pd.concat(found),
         "theory": rows_of("theory", identity | theory | {"standard_error": 0.0, "method": "enumeration"}),

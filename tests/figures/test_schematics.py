@@ -67,7 +67,7 @@ def test_figure_1_points_at_the_pair_to_copy_where_there_is_one(three_phases):
 def test_figure_11_draws_every_weight_as_wide_as_it_is(drawn, three_phases):
     (axes,) = drawn["fig11"].axes
     for layer in (1, 2):
-        weights = weights_in_table(three_phases, 3, 100_000, layer)
+        weights = weights_in_table(three_phases, 3, 100_000, layer, name="example_attention")
         top = [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_ydata()[1] == 1.9 * layer - 0.12]
         drawn_widths = {tuple(map(int, line.get_xdata())): line.get_linewidth() for line in top}
         expected = {
@@ -86,7 +86,7 @@ def test_figure_11_draws_every_weight_as_wide_as_it_is(drawn, three_phases):
 
 def test_figure_11_gives_the_metrics_of_the_circuit(drawn, three_phases):
     (axes,) = drawn["fig11"].axes
-    first, second = (weights_in_table(three_phases, 3, 100_000, layer) for layer in (1, 2))
+    first, second = (weights_in_table(three_phases, 3, 100_000, layer, name="example_attention") for layer in (1, 2))
     chunk = np.mean([first[label, label - 1] for label in LABELS])
     labels = sum(second[-1, label] for label in LABELS)
     words = "\n".join(text.get_text() for text in axes.texts)

@@ -27,6 +27,32 @@ rule circuits:
         in_worker("circuits.py", input, output, params, wildcards, threads, log)
 
 
+rule example_attention:
+    input:
+        dataset_of,
+        checkpoints=TRAINED["checkpoints"],
+    output:
+        f"{RUN}/example_attention.parquet",
+    log:
+        f"{RESULTS}/logs/example_attention/{{run}}/seed-{{seed}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/example_attention/{{run}}/seed-{{seed}}.tsv"
+    group:
+        "analysis"
+    threads: 1
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(5),
+        side_by_side=1,
+    params:
+        run=run_parameters,
+        code=code_of("circuits", script="example_attention.py"),
+    run:
+        in_worker(
+            "example_attention.py", input, output, params, wildcards, threads, log
+        )
+
+
 rule theory:
     input:
         dataset_of,

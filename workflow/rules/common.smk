@@ -31,6 +31,7 @@ TABLES = (
     "training",
     "circuits",
     "attention",
+    "example_attention",
     "attribution",
     "phases",
     "theory",

@@ -15,7 +15,7 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "fig03": ("training", "phases"),
     "fig04": ("training", "circuits", "phases"),
     "fig06": ("training", "phases", "theory"),
-    "fig11": ("attention", "evaluation_sequences"),
+    "fig11": ("example_attention", "evaluation_sequences"),
     "fig12": ("training", "attention", "phases"),
     "fig14": ("class_frequencies",),
     "seeds": ("training", "phases", "theory"),
@@ -78,5 +78,5 @@ WORLDS: dict[str, dict[str, Any]] = {
 UNTRAINED_TABLES = frozenset({"class_frequencies", *DATASET_TABLES})
 """The tables that follow from the world alone."""
 
-ASKED_TABLES = frozenset({"attribution"})
-"""The tables that are made only for the runs of figures that read them."""
+ASKED_TABLES = frozenset({"attribution", "example_attention"})
+"""The tables that are made, from checkpoints, only for the runs of figures that read them."""

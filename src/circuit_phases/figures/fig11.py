@@ -10,14 +10,14 @@ from matplotlib.patches import FancyArrowPatch
 
 from circuit_phases.figures.data import FigureData
 from circuit_phases.figures.panels import new_figure
-from circuit_phases.figures.readings import attention_map, checkpoints, layers_and_heads
+from circuit_phases.figures.readings import attention_map, layers_and_heads
 from circuit_phases.figures.style import GREY, INK, LAYER_COLOURS, PAGE, RED, SMALL, styled
 from circuit_phases.figures.tokens import bare, draw_tokens, first_example, token_axes
 
 RISE = 1.9
 """Height from one layer to the next, in tokens."""
 FAINT = 0.05
-"""Least mean attention weight that is drawn."""
+"""Least attention weight that is drawn."""
 
 
 @styled
@@ -28,21 +28,22 @@ def figure(data: FigureData) -> Figure:
     bare(axes)
     for series in data.series[:1]:
         run, seed = series.run, series.seeds[0]
-        example, saved = first_example(data, run, seed), checkpoints(data, run, seed)
-        if example is None or not saved:
+        example, rows = first_example(data, run, seed), data.table("example_attention", run, seed)
+        if example is None or rows.empty:
             continue
-        layers = sorted({layer for layer, _ in layers_and_heads(data.table("attention", run, seed))})[:2]
+        step = int(rows["step"].max())
+        layers = sorted({layer for layer, _ in layers_and_heads(rows)})[:2]
         S = 2 * example.N + 1
         token_axes(axes, S + 4.4, -1.4, RISE * len(layers) + 0.7)
         draw_tokens(axes, example, 0, answer=False)
         for layer in layers:
-            weights = attention_map(data, run, seed, saved[-1], layer, 1)
+            weights = attention_map(data, run, seed, step, layer, 1, "example_attention")
             _draw_layer(axes, weights, RISE * layer, layer)
         pair = example.answering_pair
         answer = f"to predict: {example.labels[-1]}" + (f", the label of pair {pair + 1}" if pair is not None else "")
         axes.text(S - 0.6, RISE * len(layers) + 0.45, answer, ha="right", va="center")
-        note = f"width of a line: attention weight\nat step {saved[-1]:,}, mean over the\nevaluation sequences,"
-        axes.text(S + 0.1, 0.3, f"{note} of which\none is shown", va="top", fontsize=SMALL, color=GREY)
+        note = f"width of a line: attention weight\non this sequence at step {step:,}"
+        axes.text(S + 0.1, 0.3, note, va="top", fontsize=SMALL, color=GREY)
         if pair is not None:
             axes.text(S / 2 + pair - 0.5, -1.25, "same class", ha="center", va="center", color=RED, fontsize=SMALL)
             axes.add_patch(

@@ -137,10 +137,10 @@ def moment_step(data: FigureData, run: str, seed: int, moment: Moment) -> int:
 
 
 def attention_map(
-    data: FigureData, run: str, seed: int, step: int, layer: int, head: int
+    data: FigureData, run: str, seed: int, step: int, layer: int, head: int, table: str = "attention"
 ) -> Float64[np.ndarray, "S S"]:
-    """Mean attention weights [query, key] over the tokens x1 l1 ... xN lN xq; NaN where key > query."""
-    rows = data.table("attention", run, seed)
+    """Attention weights [query, key] over the tokens x1 l1 ... xN lN xq; NaN where key > query."""
+    rows = data.table(table, run, seed)
     rows = rows[(rows["step"] == step) & (rows["layer"] == layer) & (rows["head"] == head)]
     query, key = (rows[name].to_numpy(dtype=np.int64) - 1 for name in ("query", "key"))
     S = int(query.max(initial=0)) + 1

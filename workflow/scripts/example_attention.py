@@ -1,0 +1,14 @@
+from pathlib import Path
+
+from circuit_phases.logs import job_log
+from circuit_phases.stages import keep_example, run_settings, use_threads
+
+with job_log(snakemake.log[0]):
+    use_threads(snakemake.threads)
+    keep_example(
+        run_settings(snakemake.params.run),
+        int(snakemake.wildcards.seed),
+        dataset=Path(snakemake.input[0]).parent,
+        checkpoints=Path(snakemake.input.checkpoints),
+        path=Path(snakemake.output[0]),
+    )
