@@ -23,6 +23,23 @@ def test_train_and_analyze_leave_the_tables_of_a_run(tmp_path: Path, capsys: pyt
     assert (tmp_path / "datasets").exists()
 
 
+def test_a_finished_training_is_kept_and_one_that_was_stopped_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = ["train", "--set", *TINY, "--results", str(tmp_path)]
+    main(train)
+    folder = capsys.readouterr().out.strip()
+    before = (Path(folder) / "run.parquet").stat().st_mtime_ns
+    main(train)
+    said = capsys.readouterr()
+    assert said.out.strip() == folder
+    assert f"{folder} is trained already; delete it to train anew." in said.err
+    assert (Path(folder) / "run.parquet").stat().st_mtime_ns == before
+    (Path(folder) / "partial").mkdir()
+    main(train)
+    assert (Path(folder) / "run.parquet").stat().st_mtime_ns > before
+
+
 def test_a_world_that_was_not_finished_is_drawn_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["dataset", "--set", *TINY, "--results", str(tmp_path)])
     left = Path(capsys.readouterr().out.strip()) / "evaluation_sequences.parquet"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from circuit_phases import cleanup, stages
 from circuit_phases.configuration import DEVICES, Configuration, load_configuration, one_line
 from circuit_phases.files import UserError
 from circuit_phases.logs import job_log
-from circuit_phases.paths import Paths
+from circuit_phases.paths import PARTIAL, Paths
 from circuit_phases.phases import PhaseSettings
 from circuit_phases.settings import RuleBroken, RunSettings
 from circuit_phases.views import show_disk_use, show_status
+
+logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,11 +45,15 @@ def _dataset(settings: RunSettings, seed: int, paths: Paths, _: argparse.Namespa
 
 
 def _train(settings: RunSettings, seed: int, paths: Paths, options: argparse.Namespace) -> None:
+    folder = paths.run(settings.name, seed)
+    if (folder / "run.parquet").exists() and not (folder / PARTIAL).exists():
+        logger.info("%s is trained already; delete it to train anew.", folder)
+        print(folder)
+        return
     stages.use_threads(options.threads)
     dataset = paths.dataset(settings.dataset_name(seed))
     if not stages.is_dataset(dataset):
         stages.make_dataset(settings, seed, dataset)
-    folder = paths.run(settings.name, seed)
     stages.train_seeds(settings, [seed], [dataset], [folder], options.device)
     print(folder)
 
@@ -102,10 +109,10 @@ def _parser() -> argparse.ArgumentParser:
     for name, meaning in {
         "dataset": "draw a world and its evaluation sequences",
         "train": "train one run (and draw its world, if it is not there)",
-        "analyze": "attention maps, circuit metrics, ceilings and phases of a trained run",
+        "analyze": "attention maps over all evaluation sequences, circuits, ceilings and phases of a trained run",
     }.items():
         step = steps.add_parser(name, help=meaning, description=meaning)
-        step.add_argument("--variant", help="paper (the default) or released_code")
+        step.add_argument("--variant", help="paper (the default) or released_code; config.yaml is not read")
         _add_assignments(step, "--set", "parameters, such as T=2 heads=2")
         step.add_argument("--seed", type=_whole_from(0), default=0, help="seed of the training")
         step.add_argument("--results", type=Path, default=Path("results"), help="folder of all outputs")
