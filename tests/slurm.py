@@ -28,10 +28,10 @@ CONFIG = {
     "seconds_between_saves": 0.2,
     "defaults": {
         "T": 2, "K": 8, "L": 4, "N": 2, "D": 11, "P": 5, "evaluation_sequences": 256, "batch_size": 32,
-        "max_steps": 4800, "evaluation_interval": 300, "checkpoints": 8, "stop_after": 0,
+        "max_steps": 3600, "evaluation_interval": 200, "checkpoints": 8, "stop_after": 0,
     },
     "experiments": {"base": {"seeds": 2}},
-    "phases": {"dt": 300},
+    "phases": {"dt": 200},
     "figures": {name: {"experiment": "base"} for name in ("fig01", "fig04", "fig14", "census", "animation")},
 }  # fmt: skip
 QUICK_CHECKS = "--slurm-init-seconds-before-status-checks=2"

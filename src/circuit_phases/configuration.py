@@ -41,9 +41,9 @@ from circuit_phases.settings import (
 DEVICES = ("auto", "cpu", "cuda")
 RULES = frozenset({
     "all", "animate", "animations", "attribution", "circuits", "claims", "class_frequencies", "dataset",
-    "example_attention", "figure",
-    "figures", "finding", "findings", "headline", "llm", "llm_cutting", "llm_dataset", "llm_evaluation",
-    "llm_figure", "llm_model", "llm_table", "phases", "report_pages", "table", "tables", "theory", "train",
+    "example_attention", "figure", "figures", "finding", "findings", "headline", "llm", "llm_cutting", "llm_dataset",
+    "llm_evaluation", "llm_figure", "llm_model", "llm_table", "phases", "report_pages", "table", "tables", "theory",
+    "train",
 })  # fmt: skip
 """The rules of the workflow; each figure gets one more, of its own name."""
 TABLES_SECTION, OTHER_SECTION = "Tables", "Other experiments"

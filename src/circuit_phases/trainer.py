@@ -134,7 +134,7 @@ def _recorded(loss_of: LossForm) -> Differentiated:
     def differentiate(parameters: Parameters, *others: Any) -> tuple[Parameters, Outcome]:
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
         loss, correct = loss_of(leaves, *others)
-        gradients = torch.autograd.grad(loss, list(leaves.values()))
+        gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
         return dict(zip(leaves, gradients, strict=True)), (loss.detach(), correct)
 
     return differentiate
