@@ -34,8 +34,8 @@ CONFIG = {
         "batch_size": 32, "max_steps": 600, "evaluation_interval": 20, "checkpoints": 12, "stop_after": 0,
     },
     "experiments": {"base": {}},
-    "figures": {"fig02": {"experiment": "base"}, "fig04": {"experiment": "base"}},
-    "headline": ["fig02", "fig04"],
+    "figures": {name: {"experiment": "base"} for name in ("fig02", "fig04", "fig11")},
+    "headline": ["fig02", "fig04", "fig11"],
 }  # fmt: skip
 TARGETS = ("headline", *(f"results/tables/{name}.parquet" for name in ("runs", "training", "circuits")))
 JOBS = ("/.snakemake/scripts/", "spawn_main")
@@ -248,6 +248,7 @@ DAMAGED = {
     "runs/*/*/checkpoints/*.safetensors": "circuits",
     "runs/*/*/circuits.parquet": "figure",
     "runs/*/*/attention.parquet": "figure",
+    "runs/*/*/example_attention.parquet": "figure",
     "runs/*/*/theory.parquet": "figure",
     "runs/*/*/ability_levels.parquet": "phases",
     "runs/*/*/phases.parquet": "figure",
