@@ -52,6 +52,17 @@ def statistics(data: FigureData, statistic: str) -> pd.DataFrame:
 MIXED = {(0, 0): THREE, (0, 1): THREE, (1, 0): SKIPS_2, (1, 1): UNFINISHED, (2, 0): SKIPS_1, (2, 1): THREE}
 
 
+def test_the_worlds_of_a_configuration_with_a_long_name_belong_together() -> None:
+    many = {"K": 32, "L": 16, "D": 32, "eps": 0.2, "alpha": 0.5, "beta": 0.5, "heads": 2, "learning_rate": 0.02,
+            "batch_size": 64, "max_steps": 50_000, "evaluation_interval": 200, "stop_after": 3,
+            "forbidden": [{"layer": 1, "edges": ["self"], "until_step": 9}]}  # fmt: skip
+    worlds = [RunSettings.from_parameters(**many, world_seed=world) for world in (0, 1)]
+    data = data_of([Made(settings, 5, THREE) for settings in worlds])
+    runs = trained(data)
+    assert len({run.series.run for run in runs}) == 2
+    assert {run.settings for run in runs} == {RunSettings.from_parameters(**many)}
+
+
 def test_every_run_counts_by_the_phases_that_it_went_through() -> None:
     data = census_of(MIXED)
     runs = census_runs(trained(data), data).set_index(["world_seed", "seed"])

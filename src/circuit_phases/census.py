@@ -6,7 +6,6 @@ is tested over worlds, each with the mean of its runs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any, Literal
@@ -73,7 +72,7 @@ def _run_row(run: Trained, data: FigureData) -> dict[str, Any]:
         for edge in ("start", "end")
     }
     return {
-        "configuration": configuration_of(run),
+        "configuration": run.settings.name,
         "run": run.series.run,
         "world_seed": int(run.parameters["world_seed"]),
         "seed": run.seed,
@@ -86,11 +85,6 @@ def _run_row(run: Trained, data: FigureData) -> dict[str, Any]:
         **_ceiling_features(run.ceilings),
         **label_features(tables),
     }
-
-
-def configuration_of(run: Trained) -> str:
-    """The name of a run's configuration without its world's seed."""
-    return re.sub(r",world_seed=\d+", "", run.series.run)
 
 
 def _ceiling_features(best: dict[int, float]) -> dict[str, float]:

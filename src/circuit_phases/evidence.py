@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -12,6 +13,7 @@ import pandas as pd
 
 from circuit_phases.figures.data import FigureData, Series
 from circuit_phases.figures.readings import Phase, ceilings, circuit_curve, nearest, phases, training_curve
+from circuit_phases.settings import PARAMETERS, RunSettings
 
 LAST = 10
 """Evaluations whose median is the last accuracy: single evaluations dip and recover."""
@@ -34,6 +36,14 @@ class Trained:
         """Its row of the table `runs`: all parameters by name, and `steps`."""
         row = self.data.table("runs", self.series.run, self.seed).iloc[0]
         return {str(name): value for name, value in row.items()}
+
+    @cached_property
+    def settings(self) -> RunSettings:
+        """What it was trained with, but for the seed of its world."""
+        values = {name: _plain(self.parameters[name]) for name in PARAMETERS}
+        for name in ("masks", "forbidden"):
+            values[name] = values[name] and json.loads(values[name])
+        return RunSettings.from_parameters(**values)
 
     @cached_property
     def accuracy(self) -> pd.Series[float]:
@@ -119,3 +129,10 @@ def trained(data: FigureData) -> list[Trained]:
 def path_name(path: tuple[int, ...]) -> str:
     """The phases of a path in words, such as `1, 3`."""
     return ", ".join(map(str, path)) or "none"
+
+
+def _plain(value: Any) -> Any:
+    """A value of a table as Python has it; None where it is missing."""
+    if pd.isna(value):
+        return None
+    return value.item() if isinstance(value, np.generic) else value

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 from seaborn import heatmap
 
-from circuit_phases.census import census_of, configuration_of
+from circuit_phases.census import census_of
 from circuit_phases.evidence import Trained, trained
 from circuit_phases.figures.data import FigureData
 from circuit_phases.figures.panels import legend_above, new_figure, phase_handles, phase_strip, step_axis
@@ -68,7 +68,7 @@ def _worlds(runs: Sequence[Trained], table: pd.DataFrame, name: str) -> list[tup
     """The runs of each world of a configuration, by the SCC's ceiling, with a label."""
     values = table[(table["configuration"] == name) & (table["statistic"] == "value")]
     best = values[values["quantity"] == "scc_ceiling"].groupby("world_seed")["estimate"].first().sort_values()
-    mine = [run for run in runs if configuration_of(run) == name]
+    mine = [run for run in runs if run.settings.name == name]
     return [
         (f"world {int(world)}, SCC {ceiling:.2f}", [run for run in mine if run.parameters["world_seed"] == world])
         for world, ceiling in zip(best.index, best, strict=True)
