@@ -157,9 +157,11 @@ def table_paths(table, run_seeds):
 
 def figure_tables(wildcards):
     """The per-run files of every table that a figure reads, by the table's name, in the order of its series and seeds."""
-    experiment = configuration.figures_in_scope[wildcards.figure].experiment
+    runs = configuration.runs_of(
+        configuration.figures_in_scope[wildcards.figure].experiment
+    )
     return {
-        table: table_paths(table, configuration.runs_of(experiment))
+        table: table_paths(table, runs)
         for table in RUN_DRAWINGS[configuration.drawing(wildcards.figure)]
     }
 
