@@ -31,7 +31,7 @@ CONFIG: dict[str, Any] = {
     "defaults": TINY | {"evaluation_sequences": 64, "ability_sequences": 32},
     "experiments": {
         "base": {"seeds": 2},
-        "induction_head": {"set": {"T": 1, "p_B": 1}},
+        "fig12": {"set": {"T": 1, "p_B": 1}},
         "class_frequencies": {"vary": {"alpha": [0, 1]}},
         "own_sweep": {"vary": {"T": [2, 3]}},
     },
@@ -39,13 +39,13 @@ CONFIG: dict[str, Any] = {
         "fig01": {"experiment": "base"},
         "fig02": {"experiment": "base"},
         "fig04": {"experiment": "base"},
-        "fig11": {"experiment": "induction_head"},
-        "fig12": {"experiment": "induction_head"},
+        "fig11": {"experiment": "fig12"},
+        "fig12": {"experiment": "fig12"},
         "fig14": {"experiment": "class_frequencies"},
         "census": {"experiment": "base"},
         "abilities": {"experiment": "base"},
-        "causal_importance": {"experiment": "induction_head"},
-        "prerequisites": {"experiment": "induction_head"},
+        "causal_importance": {"experiment": "fig12"},
+        "prerequisites": {"experiment": "fig12"},
         "film": {"experiment": "base", "draw": "animation"},
     },
     "headline": ["fig04"],
@@ -168,7 +168,7 @@ def test_the_whole_workflow_leaves_every_table_and_figure(project: Project) -> N
 def test_runs_with_equal_parameters_are_trained_once(project: Project) -> None:
     runs = project.table("runs")
     assert not runs.duplicated(["run", "seed"]).any()
-    # base (2 seeds), induction_head, and of own_sweep T = 2 alone: T = 3 is base.
+    # base (2 seeds), fig12, and of own_sweep T = 2 alone: T = 3 is base.
     assert len(runs) == 2 + 1 + 1
     assert set(runs["steps"]) == {40}
 
@@ -243,7 +243,7 @@ FROM_TRAINING = {"train": 4, "phases": 4, "table": TABLES - 2} | FROM_CHECKPOINT
 FROM_WORLDS = FROM_TRAINING | {"dataset": 5, "class_frequencies": 2, "theory": 4, "table": TABLES, "figure": 11}
 CONFIG_CHANGES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "a value of one experiment": (
-        experiments(induction_head={"set": {"T": 1, "p_B": 0.5}}),
+        experiments(fig12={"set": {"T": 1, "p_B": 0.5}}),
         {"dataset": 1, "train": 1, "circuits": 1, "theory": 1, "phases": 1, "table": TABLES, "claims": 1}
         | {"attribution": 1, "example_attention": 1, "figure": 4, "finding": 1},
     ),
@@ -266,7 +266,7 @@ CONFIG_CHANGES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
             "claims": 1,
         },
     ),
-    "an experiment removed": (experiments(induction_head=None), {"table": TABLES, "claims": 1}),
+    "an experiment removed": (experiments(fig12=None), {"table": TABLES, "claims": 1}),
     "another drawing": (figures(fig02={"experiment": "base", "draw": "seeds"}), {"figure": 1}),
     "how phases are told apart": (
         CONFIG | {"phases": {"threshold": 0.03}},

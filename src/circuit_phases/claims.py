@@ -121,9 +121,9 @@ CLAIMS = (
     Claim("hidden_scc", "9", "With two heads a hidden SCC shows about step 30,000", ("fig09",),
           "the rise of Label Attention in layer 1 times Bigram of layer 2 is largest, and 0.05 or more, "
           "at step 15,000 to 60,000", each(tests.hidden_scc_shows), only(heads=2)),
-    Claim("induction_phase", "12", "T = 1, p_B = 1, B = 1 has one phase", ("induction_head",),
+    Claim("induction_phase", "12", "T = 1, p_B = 1, B = 1 has one phase", ("fig12",),
           "one plateau; last accuracy >= 0.99; with too many classes to learn by heart", each(tests.one_plateau)),
-    Claim("induction_head", "12", "T = 1, p_B = 1, B = 1 ends with an induction head", ("induction_head",),
+    Claim("induction_head", "12", "T = 1, p_B = 1, B = 1 ends with an induction head", ("fig12",),
           "at the end, Chunk Example of layer 1 and Label Attention of layer 2 > 0.5", each(tests.induction_head)),
     Claim("phase_1_mask", "13", "A mask of Phase 1's circuit plateaus at its accuracy", ("fig13",),
           "accuracy over the last tenth of training within 0.02 of the NCC's ceiling",
