@@ -141,7 +141,7 @@ def reproduction_page() -> str:
 def _claims() -> str:
     configuration = load_configuration(ROOT / "config.yaml")
     experiments = {
-        name: [(series, settings.parameters) for series, settings in configuration.series(name)]
+        name: [(series, settings.parameters) for series, settings in configuration.kept_series(name)]
         for name in configuration.experiments
     }
     found = claims_table(

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.schemas import RUN_TABLES
 from circuit_phases.settings import RunSettings
 from circuit_phases.tables import to_frame

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from math import comb
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -44,6 +45,19 @@ def test_it_equals_enumeration_where_every_label_stands_as_often(kind: str, K: i
     assert len(every) == comb(K, N)
     settings = WorldSettings(T=2, K=K, L=L, N=N, label_tables=kind)  # type: ignore[arg-type]
     assert most_frequent_share(settings) == pytest.approx(np.mean(every), rel=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "N"), [("independent", 96), ("balanced", 48)])
+def test_it_is_known_for_a_context_of_many_classes(kind: Literal["independent", "balanced"], N: int) -> None:
+    settings = WorldSettings(K=128, L=32, N=N, P=2 * N + 1, label_tables=kind)
+    generator = np.random.default_rng(0)
+    if kind == "balanced":
+        labels = generator.permuted(np.tile(np.repeat(np.arange(32), 4), (4_000, 1)), axis=1)[:, :N]
+    else:
+        labels = generator.integers(32, size=(4_000, N))
+    largest = (labels[:, :, None] == np.arange(32)).sum(axis=1).max(axis=1) / N
+    error = largest.std() / len(largest) ** 0.5
+    assert most_frequent_share(settings) == pytest.approx(largest.mean(), abs=4 * error)
 
 
 @pytest.mark.parametrize("law", [{}, {"alpha": 1.0, "beta": 0.5}, {"T": 1, "alpha": 1.25}])

@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from circuit_phases import schemas, tables
 from circuit_phases.census import FEATURES, OUTCOMES, TIMES, census_runs, census_table, label_features
 from circuit_phases.evidence import trained
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figure_data import FigureData
 from circuit_phases.settings import RunSettings
 
 THREE = {1: (2_000, 12_000), 2: (20_000, 36_000), 3: (60_000, 100_000)}

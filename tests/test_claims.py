@@ -15,8 +15,9 @@ from circuit_phases import schemas, stages, tables
 from circuit_phases.claim_tests import Finding
 from circuit_phases.claims import CLAIMS, TABLES, claims_table, verdict
 from circuit_phases.closed_form import paper_formula
-from circuit_phases.configuration import load_configuration
+from circuit_phases.configuration import load_configuration, parse_configuration
 from circuit_phases.evidence import Trained, trained
+from circuit_phases.figure_data import FigureData
 from circuit_phases.settings import RunSettings
 
 ROOT = Path(__file__).parents[1]
@@ -122,6 +123,20 @@ def test_a_series_of_two_experiments_counts_once_with_the_seeds_of_both() -> Non
     assert found.loc["one_over_T", ["runs_decided", "runs_expected"]].tolist() == [1, 2]
 
 
+def test_a_run_whose_world_has_its_own_seed_counts_under_the_name_it_is_kept_under() -> None:
+    base = {"set": {"world_seed": 0}, "seeds": 2}
+    values = {"experiments": {"base": base}, "figures": {"fig02": {"experiment": "base"}}, "headline": ["fig02"]}
+    series = parse_configuration(values).kept_series("base")
+    assert [(one.run, one.seeds) for one, _ in series] == [("paper", (0,)), ("paper,world_seed=0", (1,))]
+    asked = {"base": [(one, settings.parameters) for one, settings in series]}
+    runs = [
+        Made(RunSettings.from_parameters(), 0, THREE, three_states()),
+        Made(RunSettings.from_parameters(world_seed=0), 1, THREE, three_states()),
+    ]
+    found = claims_table(asked, together(runs)).set_index("claim").loc["three_phases"]
+    assert found[["runs_decided", "runs_expected", "seeds"]].tolist() == [2, 2, "0, 1"]
+
+
 # What each test asks
 
 
@@ -216,6 +231,14 @@ def test_the_circuits_of_section_3_are_read_in_the_middle_of_each_phase() -> Non
     assert tests.pairs_are_chunked_then_read(run)[0] is True
 
 
+def test_a_layer_that_is_not_there_proves_nothing() -> None:
+    only_one = {place: curve for place, curve in three_states().items() if place[1] == 1}
+    run = first(Made(SETTINGS, phases=THREE, metrics=only_one))
+    assert tests.bigram_in_both_layers(run) == (False, "0.90 and nan")
+    induction = {("chunk_example", 1, 1): {100_000: 0.9}}
+    assert tests.induction_head(first(Made(SETTINGS, metrics=induction))) == (False, "0.90 and nan")
+
+
 def test_circuits_that_do_not_come_are_told() -> None:
     run = first(Made(SETTINGS, phases=THREE, metrics=three_states(chunk=0.22, labels=0.05)))
     assert tests.layer_1_turns_to_the_labels(run)[0] is False
@@ -249,6 +272,23 @@ def test_two_heads_must_part_in_the_last_layer() -> None:
     assert tests.heads_part(run(0.9, 0.1)) == (True, "NCC and FCC")
     assert tests.heads_part(run(0.1, 0.9))[0] is True
     assert tests.heads_part(run(0.5, 0.5)) == (False, "none and none")
+
+
+@pytest.mark.parametrize(
+    ("phases", "steps", "held"),
+    [
+        ({1: (5_000, 9_000), 3: (90_000, 100_000)}, 100_000, True),
+        ({1: (5_000, 100_000)}, 100_000, False),
+        ({1: (5_000, 9_000), 3: (90_000, 100_000)}, 80_000, None),
+        ({1: (5_000, 9_000), 3: (20_000, 50_000)}, 60_000, True),
+        ({1: (5_000, 9_000)}, 9_000, None),
+    ],
+)
+def test_a_mask_of_phase_3_can_be_told_once_its_steps_are_run(phases, steps, held) -> None:
+    run = first(Made(SETTINGS, phases=phases, levels={1: 0.5, 3: 1.0}))
+    training = run.data.tables["training"]
+    short = FigureData(run.data.series, {"training": training[training["step"] <= steps]})
+    assert tests.climbs_in_time(trained(short)[0])[0] is held
 
 
 @pytest.mark.parametrize(("peak", "held"), [(30_000, True), (8_000, False)])

@@ -154,6 +154,7 @@ def test_defaults_reach_every_run_and_experiments_overrule_them() -> None:
         ("experiments.base.set", {"max_steps": 150}, "multiple of evaluation_interval = 100"),
         ("experiments.base.set", {"checkpoints": 1}, "checkpoints = 1 is not allowed (>= 2)."),
         ("experiments.base.variant", "code", "variant = 'code' is not known (choose from paper, released_code)."),
+        ("attribution", {"splits": ["copy"]}, "attribution: splits = copy is not allowed (iid must be among them"),
         ("experiments.base.vary", {"T": []}, "experiments.base: vary.T = [] is not allowed (at least one value)."),
         (
             "experiments.base.vary",

@@ -9,7 +9,7 @@ from made_runs import Made, data_of
 
 from circuit_phases import schemas, tables
 from circuit_phases.departures import departures_table
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figure_data import FigureData
 from circuit_phases.settings import RunSettings
 
 

@@ -169,10 +169,11 @@ def test_a_file_in_the_way_of_the_results_is_named_before_anything_runs(inside: 
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_results_where_the_user_may_not_write_are_refused_before_anything_runs(tmp_path: Path) -> None:
-    tmp_path.chmod(0o555)
+@pytest.mark.parametrize("mode", [0o555, 0o600])
+def test_results_where_the_user_may_not_write_are_refused_before_anything_runs(mode: int, tmp_path: Path) -> None:
+    tmp_path.chmod(mode)
     with pytest.raises(UserError, match=re.escape(f"no permission to write to {tmp_path}")):
-        require_writable(tmp_path / "results")
+        require_writable(tmp_path / "results" / "deep")
 
 
 @pytest.mark.parametrize("inside", ["", "results", "results/deep"])

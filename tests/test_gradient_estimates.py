@@ -8,7 +8,7 @@ import pytest
 from made_runs import Made, data_of
 from scipy import stats
 
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figure_data import FigureData
 from circuit_phases.gradient_estimates import gradient_estimates_table
 from circuit_phases.schemas import GRADIENT_ESTIMATES
 from circuit_phases.settings import RunSettings

@@ -98,6 +98,15 @@ def test_both_ways_of_drawing_without_replacement_have_the_exact_law(way: Callab
     assert_follows([came[order] for order in law], list(law.values()))
 
 
+def test_many_classes_are_drawn_where_few_of_them_come_almost_always(assert_follows: Follows) -> None:
+    K = 2 * CLOCKS_UP_TO
+    _, sequences = draw(2_000, K=K, N=4, alpha=4.0)
+    assert (sequences.classes.sort(dim=1).values.diff(dim=1) > 0).all(), "a class comes twice in a sequence"
+    first, rest = 1 / (np.arange(1, K + 1) ** 4.0)[0], (1 / np.arange(2, K + 1) ** 4.0).sum()
+    queries = (sequences.classes[:, -1] == 0).sum().item()
+    assert_follows([queries, len(sequences) - queries], [first / (first + rest), rest / (first + rest)])
+
+
 def test_a_world_of_many_classes_draws_them_all_alike(assert_follows: Follows) -> None:
     K = CLOCKS_UP_TO + 1
     _, sequences = draw(40_000, K=K, N=2)

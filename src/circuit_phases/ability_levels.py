@@ -15,14 +15,14 @@ then right as often as one in the mean number of them (inference).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from math import comb, factorial, prod
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.polynomial import Polynomial
+from scipy.stats import binom, poisson
 
 from circuit_phases.schemas import ABILITY_LEVELS
 from circuit_phases.settings import WorldSettings
@@ -84,32 +84,27 @@ def best_constant_accuracy(world: World) -> float:
 def most_frequent_share(s: WorldSettings) -> float:
     """The mean share of the most frequent label among the labels of a context under a fresh table.
 
-    Over the partitions m_1 >= m_2 >= ... of the n = N / B classes among labels, each with its probability:
-    labels drawn uniformly, or, where each label stands r = K / L times in a table, without replacement.
+    The n = N / B classes of a context have labels drawn uniformly or, where each label stands r = K / L times in a
+    table, without replacement. How often labels come is then what L independent counts j are, given that they sum
+    to n: Poisson counts, or binomial counts out of r. The mean of the largest is the sum over m of P(some j > m).
     """
     n = s.N // s.B
-    copies = s.K // s.L if s.label_tables in ("balanced", "disjoint") else None
-    share = 0.0
-    for parts in _partitions(n, n):
-        if len(parts) > s.L:
-            continue
-        labels = factorial(s.L) // factorial(s.L - len(parts))
-        labels //= prod(factorial(count) for count in Counter(parts).values())
-        if copies is None:
-            orders = factorial(n) // prod(map(factorial, parts))
-            probability = labels * orders / s.L**n
-        else:
-            probability = labels * prod(comb(copies, part) for part in parts) / comb(copies * s.L, n)
-        share += probability * parts[0] / n
-    return share
+    if s.label_tables in ("balanced", "disjoint"):
+        copies = s.K // s.L
+        counts = binom.pmf(np.arange(n + 1), copies, n / (copies * s.L))
+    else:
+        counts = poisson.pmf(np.arange(n + 1), n / s.L)
 
+    def sums_to_n(most: int) -> float:
+        """The probability that all L counts are at most this and sum to n."""
+        polynomial = Polynomial(counts[: most + 1])
+        total = Polynomial([1.0])
+        for _ in range(s.L):
+            total = (total * polynomial).truncate(n + 1)
+        return float(total.coef[n]) if len(total.coef) > n else 0.0
 
-def _partitions(total: int, largest: int) -> Iterator[tuple[int, ...]]:
-    if total == 0:
-        yield ()
-    for part in range(min(total, largest), 0, -1):
-        for rest in _partitions(total - part, part):
-            yield (part, *rest)
+    any_counts = sums_to_n(n)
+    return sum(1 - sums_to_n(most) / any_counts for most in range(n)) / n
 
 
 def _at_best(split: str, found: Iterable[Ceiling]) -> list[Level]:

@@ -16,7 +16,7 @@ from jaxtyping import Float64, Int64
 from scipy import stats
 
 from circuit_phases.evidence import Trained, trained
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figure_data import FigureData
 from circuit_phases.schemas import CENSUS
 
 CONFIDENCE = 0.95

@@ -14,7 +14,7 @@ import pandas as pd
 from circuit_phases import claim_tests as tests
 from circuit_phases.claim_tests import Finding, Test, each
 from circuit_phases.evidence import Trained, trained
-from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figure_data import FigureData, Series
 
 AGREEMENT = 0.8
 """Share of the runs that must agree: the paper shows averages over seeds, where one in five does not show."""

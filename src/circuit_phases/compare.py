@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from circuit_phases.evidence import Trained, trained
-from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figure_data import FigureData, Series
 
 ACCURACY = 0.02
 """Most difference of accuracies: 2.5 standard errors of an accuracy on 4,096 sequences."""

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from circuit_phases.figure_data import Moment, Series
 from circuit_phases.figures import (
     ASKED_TABLES,
     DRAWINGS_OF_MAPS,
@@ -22,7 +23,6 @@ from circuit_phases.figures import (
     UNTRAINED_TABLES,
     WORLDS,
 )
-from circuit_phases.figures.data import Moment, Series
 from circuit_phases.files import UserError
 from circuit_phases.llm.settings import LlmSettings
 from circuit_phases.phases import PhaseSettings
@@ -272,6 +272,16 @@ class Configuration(Settings):
             except (ValidationError, RuleBroken) as error:
                 raise RuleBroken(f"experiments.{experiment}: {one_line(error)}") from error
             found.append((Series(label or experiment, settings.name, seeds), settings))
+        return found
+
+    def kept_series(self, experiment: str) -> list[tuple[Series, RunSettings]]:
+        """The same, apart by the name that runs are kept under: two where a seed is its world's too (`at_seed`)."""
+        found = []
+        for series, settings in self.series(experiment):
+            seeds: dict[str, list[int]] = {}
+            for seed in series.seeds:
+                seeds.setdefault(settings.at_seed(seed).name, []).append(seed)
+            found += [(replace(series, run=name, seeds=tuple(each)), settings) for name, each in seeds.items()]
         return found
 
     def runs_of(self, experiment: str) -> list[RunSeed]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from circuit_phases import schemas
 from circuit_phases.evidence import Trained, path_name, trained
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figure_data import FigureData
 
 DEPARTURES = ("positions", "label_tables", "output_projection", "label_vectors")
 """The parameters of the grid, the text's value of each first in config.yaml."""

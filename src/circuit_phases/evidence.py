@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from circuit_phases.figures.data import FigureData, Series
-from circuit_phases.figures.readings import Phase, ceilings, circuit_curve, nearest, phases, training_curve
+from circuit_phases.figure_data import FigureData, Series
+from circuit_phases.readings import Phase, ceilings, circuit_curve, nearest, phases, training_curve
 from circuit_phases.settings import PARAMETERS, RunSettings
 
 LAST = 10

@@ -167,10 +167,10 @@ def require_writable(folder: Path) -> None:
     Raises:
         UserError: if a file stands in its way, or its nearest existing parent may not be written to.
     """
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.access(path, os.F_OK))
     if not nearest.is_dir():
         raise UserError(f"results = {folder} is not allowed ({nearest} is a file). Move it, or set another folder.")
-    if not os.access(nearest, os.W_OK):
+    if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"results = {folder} is not allowed (no permission to write to {nearest}). Set another folder.")
 
 

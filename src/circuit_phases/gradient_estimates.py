@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from circuit_phases.figures.data import FigureData, Series
-from circuit_phases.figures.readings import phases, training_curve
+from circuit_phases.figure_data import FigureData, Series
+from circuit_phases.readings import phases, training_curve
 from circuit_phases.schemas import GRADIENT_ESTIMATES
 
 BETWEEN = 0

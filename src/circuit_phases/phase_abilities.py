@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from circuit_phases.figures.data import CIRCUITS, FigureData
-from circuit_phases.figures.readings import phases
+from circuit_phases.figure_data import CIRCUITS, FigureData
+from circuit_phases.readings import phases
 from circuit_phases.schemas import ABILITIES
 
 

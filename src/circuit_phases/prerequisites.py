@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from circuit_phases.evidence import Trained, trained
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figure_data import FigureData
 from circuit_phases.schemas import PREREQUISITES
 
 QUANTITIES = ("phase_1_start", "phase_2_start", "phase_3_start", "solved_step")

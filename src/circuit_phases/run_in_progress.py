@@ -1,4 +1,4 @@
-"""What is kept on disk of a run while it trains, so that a job that dies costs half a minute at most."""
+"""What is kept on disk of a run while it trains, so that a job that dies costs little."""
 
 from __future__ import annotations
 

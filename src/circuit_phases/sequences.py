@@ -17,6 +17,8 @@ CLOCKS_UP_TO = 512
 """Above so many classes, drawing again beats a clock for every class."""
 RARE = 0.25
 """Drawing again beats clocks too where a draw repeats another of its row with a probability below this."""
+LIKELY = 0.5
+"""Least share of the classes that are left which makes drawing again end soon, whatever was drawn before."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,8 @@ def _without_replacement(
     frequencies: np.ndarray, picks: int, count: int, generator: np.random.Generator
 ) -> Int64[np.ndarray, "count picks"]:
     """Rows of different classes, each drawn by its frequency among the classes that are left."""
-    many = len(frequencies) > CLOCKS_UP_TO and len(frequencies) > picks**2
+    least_left = 1 - np.sort(frequencies)[len(frequencies) - picks + 1 :].sum()
+    many = len(frequencies) > CLOCKS_UP_TO and len(frequencies) > picks**2 and least_left > LIKELY
     rarely_equal = picks * frequencies.max() < RARE
     return (_redrawn if many or rarely_equal else _first_to_ring)(frequencies, picks, count, generator)
 

@@ -226,8 +226,14 @@ class AttributionSettings(Settings):
         1024, description="sequences that each intervention is made on: the first of a frozen split"
     )
     splits: tuple[SplitOfClasses, ...] = Field(
-        ("iid",), strict=False, min_length=1, description="frozen splits that interventions are made on"
+        ("iid",), strict=False, min_length=1, description="frozen splits that interventions are made on, iid among them"
     )
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if "iid" not in self.splits:
+            _forbid("splits", ", ".join(self.splits), "iid must be among them, since figures draw it")
+        return self
 
 
 class RuleBroken(ValueError):

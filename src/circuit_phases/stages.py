@@ -15,7 +15,7 @@ from circuit_phases.files import write_text
 from circuit_phases.settings import AttributionSettings, RunSettings
 
 if TYPE_CHECKING:
-    from circuit_phases.figures.data import FigureData, Series
+    from circuit_phases.figure_data import FigureData, Series
     from circuit_phases.phases import PhaseSettings
     from circuit_phases.trainer import Device
     from circuit_phases.world import World
@@ -262,7 +262,7 @@ def run_settings(parameters: Mapping[str, Any]) -> RunSettings:
 def _figure_data(
     series: Sequence[Series], sources: Mapping[str, Sequence[Path | str]], rules: PhaseSettings
 ) -> FigureData:
-    from circuit_phases.figures.data import FigureData
+    from circuit_phases.figure_data import FigureData
 
     runs = [(one.run, seed) for one in series for seed in one.seeds]
     frames = {

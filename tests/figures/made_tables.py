@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.phases import PhaseSettings
 from circuit_phases.schemas import FIGURE_TABLES
 from circuit_phases.settings import RunSettings

@@ -8,8 +8,8 @@ from looked_at import maps, weights_in_table
 from made_tables import CHECKPOINTS, STEPS, figure_data
 from PIL import Image
 
+from circuit_phases.figure_data import FigureData
 from circuit_phases.figures.animation import HOLD, animation, ffmpeg, save_films
-from circuit_phases.figures.data import FigureData
 from circuit_phases.files import UserError
 
 

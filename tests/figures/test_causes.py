@@ -7,8 +7,8 @@ import pytest
 from looked_at import bands
 from made_tables import CHECKPOINTS, STARTS, accuracy, figure_data, metric
 
+from circuit_phases.figure_data import FigureData
 from circuit_phases.figures.causes import circuit_importance, disagreements, lost_accuracy, moved_answers, places
-from circuit_phases.figures.data import FigureData
 from circuit_phases.figures.drawing import draw
 from circuit_phases.figures.style import CIRCUIT_TINTS
 

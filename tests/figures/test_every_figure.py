@@ -8,8 +8,8 @@ import pytest
 from looked_at import bands, visible_texts
 from made_tables import figure_data, shifted
 
+from circuit_phases.figure_data import FigureData
 from circuit_phases.figures import FIGURES
-from circuit_phases.figures.data import FigureData
 from circuit_phases.figures.drawing import draw, save
 from circuit_phases.figures.style import CIRCUIT_TINTS, COLUMN, PAGE, SMALL
 from circuit_phases.files import UserError
@@ -97,7 +97,7 @@ def test_drawing_needs_no_torch_and_opens_no_window():
     program = (
         "import sys\n"
         "from circuit_phases.figures import FIGURES\n"
-        "from circuit_phases.figures.data import FigureData, Series\n"
+        "from circuit_phases.figure_data import FigureData, Series\n"
         "from circuit_phases.figures.drawing import draw\n"
         "from circuit_phases.schemas import FIGURE_TABLES\n"
         "from circuit_phases.tables import to_frame\n"

@@ -9,9 +9,9 @@ from made_tables import CHECKPOINTS, figure_data, shifted
 
 from circuit_phases.closed_form import paper_formula
 from circuit_phases.figures.drawing import draw
-from circuit_phases.figures.readings import METRICS, nearest
 from circuit_phases.figures.style import CIRCUIT_COLOURS, GREY
 from circuit_phases.heads import hidden_scc
+from circuit_phases.readings import METRICS, nearest
 
 TWO_HEADS = {0: {"heads": 2}}
 

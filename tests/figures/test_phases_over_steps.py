@@ -9,9 +9,9 @@ from looked_at import bands, bars, curve, has_line, maps, metric_curve, panel, v
 from made_tables import CHECKPOINTS, figure_data, shifted
 
 from circuit_phases.figures.drawing import draw
-from circuit_phases.figures.readings import METRICS, nearest
 from circuit_phases.figures.style import CIRCUIT_COLOURS, CIRCUIT_TINTS, INK
 from circuit_phases.phases import PhaseSettings
+from circuit_phases.readings import METRICS, nearest
 
 
 def test_figure_2_shows_every_seed_and_the_first_listed_dark(drawn, three_phases):

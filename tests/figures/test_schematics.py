@@ -9,8 +9,8 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import FancyArrowPatch
 
 from circuit_phases.figures.drawing import draw
-from circuit_phases.figures.readings import METRICS
 from circuit_phases.figures.style import LAYER_COLOURS
+from circuit_phases.readings import METRICS
 
 LABELS, ITEMS = range(1, 2 * N, 2), range(0, 2 * N, 2)
 

@@ -8,8 +8,8 @@ from looked_at import bars, curve, has_line, maps, metric_curve, panel
 from made_tables import figure_data
 
 from circuit_phases.figures.drawing import draw
-from circuit_phases.figures.readings import METRICS, median_curve
 from circuit_phases.figures.style import CIRCUIT_COLOURS, series_looks
+from circuit_phases.readings import METRICS, median_curve
 
 SWEEPS = ("sweep", "sweep_loss", "sweep_tasks", "sweep_maps")
 

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from circuit_phases import schemas, tables
+from circuit_phases.figure_data import FigureData
 from circuit_phases.figures import LLM_FIGURES
-from circuit_phases.figures.data import FigureData
 from circuit_phases.figures.drawing import draw
-from circuit_phases.figures.readings import METRICS
 from circuit_phases.figures.style import PAGE, SMALL
+from circuit_phases.readings import METRICS
 
 MODELS = {"small": (["local"], 4, 3), "trained": (["step1", "step64", "main"], 6, 2)}
 LAST = {"small": "local", "trained": "main"}

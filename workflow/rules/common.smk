@@ -203,7 +203,7 @@ def figure_outputs(figure):
 
 
 def series_of(experiment):
-    """The label, run, seeds and parameters of each series of an experiment."""
+    """The label, run, seeds and parameters of each series of an experiment, under the names that its runs are kept."""
     return [
         {
             "label": each.label,
@@ -211,5 +211,5 @@ def series_of(experiment):
             "seeds": list(each.seeds),
             "parameters": settings.parameters,
         }
-        for each, settings in configuration.series(experiment)
+        for each, settings in configuration.kept_series(experiment)
     ]

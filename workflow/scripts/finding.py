@@ -1,7 +1,7 @@
 from pathlib import Path
 
+from circuit_phases.figure_data import Series
 from circuit_phases.figures import DRAWINGS
-from circuit_phases.figures.data import Series
 from circuit_phases.logs import job_log
 from circuit_phases.stages import keep_finding
 

@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from circuit_phases.figures.data import CIRCUITS, FigureData, Series
+from circuit_phases.figure_data import CIRCUITS, FigureData, Series
 from circuit_phases.figures.panels import legend_above, new_figure, splits, step_axis
-from circuit_phases.figures.readings import median_curve
 from circuit_phases.figures.style import CIRCUIT_COLOURS, GREY, INK, PAGE, lighter, styled
 from circuit_phases.figures.sweeps import Panel, draw_panel, every_accuracy, looks, series_legend
+from circuit_phases.readings import median_curve
 
 PANELS: tuple[tuple[str, str, str], ...] = (
     ("as in training (iid)", "iid", "accuracy"),

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figure_data import FigureData
 from circuit_phases.figures.panels import (
     accuracy_axis,
     draw_attention,
@@ -25,7 +25,9 @@ from circuit_phases.figures.panels import (
     shade_phases,
     step_axis,
 )
-from circuit_phases.figures.readings import (
+from circuit_phases.figures.style import INK, RED, styling
+from circuit_phases.files import UserError, replacing
+from circuit_phases.readings import (
     attention_map,
     ceilings,
     checkpoints,
@@ -33,8 +35,6 @@ from circuit_phases.figures.readings import (
     phases,
     training_curve,
 )
-from circuit_phases.figures.style import INK, RED, styling
-from circuit_phases.files import UserError, replacing
 
 WIDTH, DOTS = 6.4, 150
 """Inches, and pixels per inch: 960 pixels wide."""

@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.typing import LineStyleType
 
+from circuit_phases.figure_data import CIRCUITS, FigureData, Series
 from circuit_phases.figures.causes import KNOCK_OUTS, circuit_importance, disagreements, knocked_layers, lost_accuracy
-from circuit_phases.figures.data import CIRCUITS, FigureData, Series
 from circuit_phases.figures.panels import (
     accuracy_axis,
     dark_note,
@@ -23,8 +23,8 @@ from circuit_phases.figures.panels import (
     step_axis,
     words_instead,
 )
-from circuit_phases.figures.readings import METRICS, Phase, circuit_curve, phases
 from circuit_phases.figures.style import CIRCUIT_COLOURS, INK, PAGE, RED, styled
+from circuit_phases.readings import METRICS, Phase, circuit_curve, phases
 
 AREA = "#bdbdbd"
 LINES: dict[str, LineStyleType] = {"zero": "-", "mean": "--", "resample": ":"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from circuit_phases.figures.data import FigureData
-from circuit_phases.figures.readings import circuit_curve, training_curve
+from circuit_phases.figure_data import FigureData
+from circuit_phases.readings import circuit_curve, training_curve
 
 KNOCK_OUTS = {"zero": "edges zeroed", "mean": "edges at their mean", "resample": "edges resampled"}
 """The knock-outs of the table, and their names."""

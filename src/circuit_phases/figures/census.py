@@ -15,10 +15,10 @@ from seaborn import heatmap
 
 from circuit_phases.census import census_of
 from circuit_phases.evidence import Trained, trained
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figure_data import FigureData
 from circuit_phases.figures.panels import legend_above, new_figure, phase_handles, phase_strip, step_axis
-from circuit_phases.figures.readings import TIME_NAMES
 from circuit_phases.figures.style import CIRCUIT_COLOURS, PAGE, SMALL, series_looks, styled
+from circuit_phases.readings import TIME_NAMES
 
 OUTCOME_NAMES = {
     "all_phases": "all three phases",

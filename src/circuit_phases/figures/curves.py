@@ -7,11 +7,11 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure, FigureBase
 
-from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.panels import new_figure, step_axis
-from circuit_phases.figures.readings import METRICS, circuit_curve, layers_and_heads
 from circuit_phases.figures.style import PAGE, styled
 from circuit_phases.figures.sweeps import Panel, draw_panel, draw_sweep, every_accuracy, series_legend, sweep_height
+from circuit_phases.readings import METRICS, circuit_curve, layers_and_heads
 
 
 @styled

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from circuit_phases.figure_data import FigureData
 from circuit_phases.figures import DRAWINGS
-from circuit_phases.figures.data import FigureData
 from circuit_phases.figures.style import styling
 from circuit_phases.files import UserError, replacing
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.panels import new_figure, token_labels
 from circuit_phases.figures.style import CIRCUIT_TINTS, GREY, INK, PAGE, RED, SMALL, styled
 from circuit_phases.figures.tokens import Example, bare, draw_tokens, first_example, token_axes

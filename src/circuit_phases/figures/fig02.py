@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure, FigureBase
 
-from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.panels import (
     accuracy_axis,
     attention_grid,
@@ -18,8 +18,8 @@ from circuit_phases.figures.panels import (
     splits,
     step_axis,
 )
-from circuit_phases.figures.readings import ceilings, checkpoints, layers_and_heads, nearest, phases
 from circuit_phases.figures.style import PAGE, styled
+from circuit_phases.readings import ceilings, checkpoints, layers_and_heads, nearest, phases
 
 CURVES_HEIGHT = 2.0
 """Inches of accuracy and loss; each row of maps adds to it."""

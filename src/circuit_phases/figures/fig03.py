@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 
-from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.panels import (
     accuracy_axis,
     legend_above,
@@ -20,8 +20,8 @@ from circuit_phases.figures.panels import (
     shade_phases,
     step_axis,
 )
-from circuit_phases.figures.readings import phases, training_curve
 from circuit_phases.figures.style import COLUMN, INK, RED, styled
+from circuit_phases.readings import phases, training_curve
 
 
 @styled

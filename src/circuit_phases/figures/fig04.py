@@ -6,7 +6,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.typing import LineStyleType
 
-from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.panels import (
     accuracy_axis,
     dark_note,
@@ -18,8 +18,8 @@ from circuit_phases.figures.panels import (
     splits,
     step_axis,
 )
-from circuit_phases.figures.readings import METRICS, circuit_curve, layers_and_heads, phases
 from circuit_phases.figures.style import COLUMN, GREY, HEAD_STYLES, LAYER_COLOURS, styled
+from circuit_phases.readings import METRICS, circuit_curve, layers_and_heads, phases
 
 
 @styled

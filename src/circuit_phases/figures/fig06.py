@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 
-from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.panels import (
     accuracy_axis,
     dark_note,
@@ -18,8 +18,8 @@ from circuit_phases.figures.panels import (
     splits,
     step_axis,
 )
-from circuit_phases.figures.readings import ceilings, phases
 from circuit_phases.figures.style import COLUMN, INK, styled
+from circuit_phases.readings import ceilings, phases
 
 SPLITS = {
     "train": ("training batches", "#aa4499"),

@@ -6,11 +6,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figure_data import FigureData
 from circuit_phases.figures.language_models import every_asked, row_of_panels, with_gold_labels
 from circuit_phases.figures.panels import legend_above
-from circuit_phases.figures.readings import METRICS
 from circuit_phases.figures.style import SERIES_COLOURS, styled
+from circuit_phases.readings import METRICS
 
 
 @styled

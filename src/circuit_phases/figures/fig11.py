@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figure_data import FigureData
 from circuit_phases.figures.panels import new_figure
-from circuit_phases.figures.readings import attention_map, layers_and_heads
 from circuit_phases.figures.style import GREY, INK, LAYER_COLOURS, PAGE, RED, SMALL, styled
 from circuit_phases.figures.tokens import bare, draw_tokens, first_example, token_axes
+from circuit_phases.readings import attention_map, layers_and_heads
 
 RISE = 1.9
 """Height from one layer to the next, in tokens."""

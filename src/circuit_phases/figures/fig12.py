@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Patch
 
-from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.panels import (
     accuracy_axis,
     attention_grid,
@@ -18,8 +18,8 @@ from circuit_phases.figures.panels import (
     splits,
     step_axis,
 )
-from circuit_phases.figures.readings import checkpoints, phases
 from circuit_phases.figures.style import CIRCUIT_TINTS, PAGE, styled
+from circuit_phases.readings import checkpoints, phases
 
 
 @styled

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 
-from circuit_phases.figures.data import CIRCUITS, FigureData, Series
+from circuit_phases.figure_data import CIRCUITS, FigureData, Series
 from circuit_phases.figures.panels import legend_above, per_series
 from circuit_phases.figures.style import GREY, PAGE, SERIES_COLOURS, styled
 from circuit_phases.gradient_estimates import BETWEEN, INTERVENTIONS, gradient_estimates_table, phased_effects

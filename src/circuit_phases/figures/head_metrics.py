@@ -7,11 +7,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.typing import LineStyleType
 
-from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.panels import accuracy_axis, legend_above, per_series, splits, step_axis, words_instead
-from circuit_phases.figures.readings import METRICS, circuit_curve, layers_and_heads, moment_step
 from circuit_phases.figures.style import CIRCUIT_COLOURS, HEAD_STYLES, INK, PAGE, styled
 from circuit_phases.heads import Role, head_roles
+from circuit_phases.readings import METRICS, circuit_curve, layers_and_heads, moment_step
 
 ACCURACY_COLOUR = "#aaaaaa"
 ROLE_COLOURS: dict[tuple[Role, ...], str] = {

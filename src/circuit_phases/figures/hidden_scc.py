@@ -6,7 +6,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 
-from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.moments import block_at, draw_blocks
 from circuit_phases.figures.panels import (
     accuracy_axis,
@@ -17,9 +17,9 @@ from circuit_phases.figures.panels import (
     splits,
     step_axis,
 )
-from circuit_phases.figures.readings import METRICS, circuit_curve, step_reaching, training_curve
 from circuit_phases.figures.style import GREY, LAYER_COLOURS, PAGE, styled
 from circuit_phases.heads import HiddenSCC, hidden_scc
+from circuit_phases.readings import METRICS, circuit_curve, step_reaching, training_curve
 
 HEIGHT = 3.9
 

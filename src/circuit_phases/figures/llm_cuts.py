@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figure_data import FigureData
 from circuit_phases.figures.language_models import (
     accuracy_legend,
     accuracy_panel,
@@ -16,8 +16,8 @@ from circuit_phases.figures.language_models import (
     row_of_panels,
     with_gold_labels,
 )
-from circuit_phases.figures.readings import METRICS
 from circuit_phases.figures.style import GREY, INK, RED, styled
+from circuit_phases.readings import METRICS
 
 COLOURS = {"none": INK, "top": RED, "random": GREY}
 NAMES = {"none": "attention whole", "top": "edges of the top heads cut", "random": "as many random heads cut"}

@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figure_data import FigureData
 from circuit_phases.figures.language_models import every_asked, row_of_panels, with_gold_labels
-from circuit_phases.figures.readings import METRICS
 from circuit_phases.figures.style import styled
+from circuit_phases.readings import METRICS
 
 
 @styled

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figure_data import FigureData
 from circuit_phases.figures.language_models import accuracy_legend, accuracy_panel, every_asked, row_of_panels
 from circuit_phases.figures.style import GREY, SERIES_COLOURS, styled
 

@@ -11,10 +11,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figure_data import FigureData
 from circuit_phases.figures.language_models import Asked, every_revision, row_of_panels, with_gold_labels
-from circuit_phases.figures.readings import METRICS
 from circuit_phases.figures.style import styled
+from circuit_phases.readings import METRICS
 
 
 @styled

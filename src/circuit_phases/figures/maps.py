@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figure_data import FigureData
 from circuit_phases.figures.moments import blocks, blocks_height, draw_blocks
 from circuit_phases.figures.panels import new_figure
 from circuit_phases.figures.style import PAGE, styled

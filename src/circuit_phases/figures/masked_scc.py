@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from circuit_phases.closed_form import paper_formula
-from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.panels import legend_above, new_figure, step_axis
-from circuit_phases.figures.readings import ceilings, final_accuracy, training_curve
 from circuit_phases.figures.style import CIRCUIT_COLOURS, GREY, INK, PAGE, styled
 from circuit_phases.figures.sweeps import ACCURACY, draw_panel, every_accuracy, looks, series_legend
+from circuit_phases.readings import ceilings, final_accuracy, training_curve
 
 
 @styled

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import FigureBase
 
-from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.panels import draw_attention, words_instead
-from circuit_phases.figures.readings import attention_map, layers_and_heads, moment_step, training_curve
 from circuit_phases.heads import head_roles
+from circuit_phases.readings import attention_map, layers_and_heads, moment_step, training_curve
 
 MAP_SIZE = 1.5
 """Inches of a map with its labels, where four stand beside each other on a page."""

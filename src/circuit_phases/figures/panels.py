@@ -17,15 +17,15 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullFormatter
 from matplotlib.typing import LineStyleType
 
-from circuit_phases.figures.data import CIRCUITS, FigureData, Series
-from circuit_phases.figures.readings import (
+from circuit_phases.figure_data import CIRCUITS, FigureData, Series
+from circuit_phases.figures.style import CIRCUIT_COLOURS, CIRCUIT_TINTS, GREY, INK, PAGE, SMALL, lighter
+from circuit_phases.readings import (
     Phase,
     attention_map,
     layers_and_heads,
     median_curve,
     training_curve,
 )
-from circuit_phases.figures.style import CIRCUIT_COLOURS, CIRCUIT_TINTS, GREY, INK, PAGE, SMALL, lighter
 
 ELSEWHERE = "plateau elsewhere"
 """The name of a plateau at no known ceiling."""

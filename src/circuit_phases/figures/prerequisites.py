@@ -7,12 +7,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figure_data import FigureData
 from circuit_phases.figures.panels import legend_above, new_figure
-from circuit_phases.figures.readings import TIME_NAMES
 from circuit_phases.figures.style import GREY, PAGE, styled
 from circuit_phases.figures.sweeps import draw_sweep, looks, series_legend, sweep_height
 from circuit_phases.prerequisites import QUANTITIES, prerequisites_table
+from circuit_phases.readings import TIME_NAMES
 
 NEVER = 30.0
 """Where on the axis of ratios stands what did not come."""

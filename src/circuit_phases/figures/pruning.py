@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure, FigureBase
 
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figure_data import FigureData
 from circuit_phases.figures.panels import new_figure, token_labels, words_instead
-from circuit_phases.figures.readings import attention_map, checkpoints, layers_and_heads
 from circuit_phases.figures.style import PAGE, SMALL, styled
 from circuit_phases.figures.sweeps import draw_sweep, looks, series_legend, sweep_height
+from circuit_phases.readings import attention_map, checkpoints, layers_and_heads
 
 EDGES_HEIGHT = 2.5
 

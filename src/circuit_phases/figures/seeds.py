@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Annotation
 from matplotlib.transforms import Transform
 
-from circuit_phases.figures.data import FigureData, Series
+from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.panels import (
     ELSEWHERE,
     accuracy_axis,
@@ -25,8 +25,8 @@ from circuit_phases.figures.panels import (
     step_axis,
     step_range,
 )
-from circuit_phases.figures.readings import Phase, ceilings, phases, training_curve
 from circuit_phases.figures.style import CIRCUIT_COLOURS, CIRCUIT_TINTS, GREY, INK, PAGE, SMALL, styled
+from circuit_phases.readings import Phase, ceilings, phases, training_curve
 
 COLUMNS = 4
 """Panels beside each other, at most."""

@@ -15,7 +15,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.typing import LineStyleType
 
-from circuit_phases.figures.data import CIRCUITS, FigureData
+from circuit_phases.figure_data import CIRCUITS, FigureData
 
 COLUMN, PAGE = 3.25, 6.75
 """Widths of a paper's column and page, in inches."""

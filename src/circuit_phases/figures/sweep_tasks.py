@@ -6,7 +6,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figure_data import FigureData
 from circuit_phases.figures.panels import splits
 from circuit_phases.figures.style import styled
 from circuit_phases.figures.sweeps import Panel, sweep_figure

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.typing import LineStyleType
 
-from circuit_phases.figures.data import CIRCUITS, FigureData, Series
+from circuit_phases.figure_data import CIRCUITS, FigureData, Series
 from circuit_phases.figures.panels import (
     accuracy_axis,
     draw_ceilings,
@@ -25,8 +25,8 @@ from circuit_phases.figures.panels import (
     splits,
     step_axis,
 )
-from circuit_phases.figures.readings import ceilings, phases
 from circuit_phases.figures.style import CIRCUIT_COLOURS, COLUMN, lighter, series_looks
+from circuit_phases.readings import ceilings, phases
 
 STRIP_ROW = 0.16
 """Inches of a row of the strip of phases."""

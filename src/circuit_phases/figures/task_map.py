@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure, FigureBase
 
+from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.causes import moved_answers, places
-from circuit_phases.figures.data import FigureData, Series
 from circuit_phases.figures.panels import (
     accuracy_axis,
     dark_note,
@@ -25,8 +25,8 @@ from circuit_phases.figures.panels import (
     step_axis,
     words_instead,
 )
-from circuit_phases.figures.readings import phases
 from circuit_phases.figures.style import PAGE, styled
+from circuit_phases.readings import phases
 
 
 @styled

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
-from circuit_phases.figures.data import FigureData
+from circuit_phases.figure_data import FigureData
 from circuit_phases.figures.panels import token_labels
 from circuit_phases.figures.style import GREY, INK, SMALL
 

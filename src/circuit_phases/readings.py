@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from circuit_phases.figures.data import CIRCUITS, FigureData, Moment
+from circuit_phases.figure_data import CIRCUITS, FigureData, Moment
 
 FULL = 0.99
 """Full accuracy is reached at this share of the highest."""
