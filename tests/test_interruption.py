@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -377,3 +378,29 @@ def test_seeds_trained_together_continue_together(
     together(tiny(), {seed: tmp_path / str(seed) for seed in (0, 1)})
     for seed in (0, 1):
         assert results(tmp_path / str(seed)) == results(tmp_path / f"whole-{seed}")
+
+
+def test_a_seed_that_is_added_costs_the_others_nothing(
+    tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(36)
+    with pytest.raises(Interrupted):
+        run(tiny(), tmp_path / "0")
+    taken = []
+    original = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, step: taken.append(step) or original(self, step))
+    together(tiny(), {seed: tmp_path / str(seed) for seed in (0, 1)})
+    assert taken == [*range(36, 61), *range(1, 61)]
+    for seed in (0, 1):
+        assert results(tmp_path / str(seed)) == results(run(tiny(), tmp_path / f"alone-{seed}", seed))
+
+
+def test_a_seed_that_diverges_leaves_the_others_saved(tiny: Tiny, tmp_path: Path) -> None:
+    settings = tiny()
+    worlds = {seed: World.draw(settings.world, seed) for seed in (0, 1)}
+    worlds[1] = replace(worlds[1], class_means=worlds[1].class_means * float("inf"))
+    members = [Member(seed, world, evaluation_set(world), tmp_path / str(seed)) for seed, world in worlds.items()]
+    with pytest.raises(UserError, match=f"{settings.name} seed 1: the loss is not finite at step 1"):
+        train_together(settings, members, progress=False)
+    assert load_tensors(tmp_path / "0" / "partial" / "state.safetensors")[1]["step"] == "10"
+    assert_close(run(settings, tmp_path / "0"), run(settings, tmp_path / "alone"))

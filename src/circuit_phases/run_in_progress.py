@@ -98,7 +98,9 @@ class RunInProgress:
         state = self._saved_state()
         if state is None or state.step != step:
             tensors, _ = load_tensors(self._checkpoint(step))
-            state = State(step, 0.0, tensors, torch.empty(0), torch.empty(0, dtype=torch.long))
+            # Checkpoints know no time: their share of that of the last save stands for it.
+            seconds = state.seconds * step / state.step if state and state.step else 0.0
+            state = State(step, seconds, tensors, torch.empty(0), torch.empty(0, dtype=torch.long))
         before = self._segments()
         kept = self._save_segment([row for row in rows if row["step"] <= state.evaluated], 0, state.evaluated)
         for path in before:

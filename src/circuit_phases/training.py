@@ -36,6 +36,10 @@ SECONDS_BETWEEN_LINES = 10
 SOLVED = 0.999
 
 
+class Diverged(UserError):
+    """A run whose loss is not finite any more."""
+
+
 @dataclass(frozen=True)
 class Member:
     """One seed of a configuration: its world, its evaluation sequences, and the folder of its results."""
@@ -110,11 +114,12 @@ def train_together(
                 remove_leftovers(member.folder / name)
         runs = [_Run(settings, member, device) for member in members]
         left = [run for run in runs if not run.done]
-        if left:
-            _stand_at_one_step(left)
-            _train(
-                left, stop, progress, SECONDS_BETWEEN_SAVES if seconds_between_saves is None else seconds_between_saves
-            )
+        between_saves = SECONDS_BETWEEN_SAVES if seconds_between_saves is None else seconds_between_saves
+        # A seed that was added later begins by itself: the others lose nothing to it.
+        for group in ([run for run in left if run.resumable], [run for run in left if not run.resumable]):
+            if group:
+                _stand_at_one_step(group)
+                _train(group, stop, progress, between_saves)
         for run in runs:
             run.finish()
 
@@ -140,9 +145,17 @@ def _train(runs: Sequence[_Run], stop: StopRequest, progress: bool, seconds_betw
     while not all(run.done for run in runs):
         step += 1
         losses, corrects = (values.reshape(-1) for values in take(step))
+        diverged = []
         for run, loss, correct in zip(runs, losses, corrects, strict=True):
             if not run.done:
-                run.stepped(step, loss, correct)
+                try:
+                    run.stepped(step, loss, correct)
+                except Diverged as error:
+                    run.done = True
+                    diverged.append(error)
+        if diverged:
+            _save(runs)
+            raise diverged[0]
         if stop.signal:
             _save(runs)
             logger.warning("Stopped by %s; saved at step %d. Run again to continue.", stop.signal.name, step)
@@ -275,7 +288,7 @@ class _Run:
         saved = saved_checkpoints(self._saved.checkpoints)
         # The loss of a step is that of the weights before it.
         good = max((step for step in saved if step < first - 1), default=0)
-        raise UserError(
+        raise Diverged(
             f"{self.settings.name} seed {self.seed}: the loss is not finite at step {first}. "
             f"Lower learning_rate (now {self.settings.training.learning_rate}); last weights: {saved[good]}."
         )
