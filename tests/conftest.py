@@ -12,8 +12,12 @@ import pytest
 import torch
 from numpy.typing import ArrayLike
 from scipy.stats import chisquare
+from torch import Tensor
+from training_runs import Interrupted
 
+from circuit_phases import training
 from circuit_phases.settings import RunSettings
+from circuit_phases.trainer import Trainer
 from circuit_phases.world import World
 
 torch.set_num_threads(1)
@@ -49,6 +53,25 @@ def tiny() -> Callable[..., RunSettings]:
 def tiny_world(tiny: Callable[..., RunSettings]) -> Callable[..., World]:
     """A tiny world, with any parameter and its seed changed."""
     return lambda seed=0, **parameters: World.draw(tiny(**parameters).world, seed)
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Lets the run save at every step and breaks it off at one."""
+
+    def at(step: int) -> None:
+        original = Trainer.step
+
+        def interrupted(self: Trainer, number: int) -> tuple[Tensor, Tensor]:
+            if number == step:
+                monkeypatch.setattr(Trainer, "step", original)
+                raise Interrupted
+            return original(self, number)
+
+        monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0)
+        monkeypatch.setattr(Trainer, "step", interrupted)
+
+    return at
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,10 @@ from circuit_phases.world import World
 QUICK: dict[str, Any] = {"T": 1, "L": 4, "D": 15, "P": 9, "learning_rate": 0.3, "max_steps": 300, "stop_after": 0}
 
 
+class Interrupted(Exception):
+    """Stands for whatever ends a run from outside."""
+
+
 def run(settings: RunSettings, folder: Path, seed: int = 0) -> Path:
     world = World.draw(settings.world, settings.resolved_world_seed(seed))
     return train(settings, world, evaluation_set(world), seed, folder, progress=False)

@@ -1,0 +1,109 @@
+"""Several seeds trained as one batched model: the separate runs, however they stop and continue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from training_runs import QUICK, Interrupted, results, run, summary
+
+from circuit_phases import training
+from circuit_phases.checkpoints import load_tensors, saved_checkpoints
+from circuit_phases.files import UserError
+from circuit_phases.schemas import TRAINING
+from circuit_phases.settings import RunSettings
+from circuit_phases.splits import evaluation_set
+from circuit_phases.tables import read_frame
+from circuit_phases.trainer import Outcome, Trainer, TrainerOfSeeds
+from circuit_phases.training import Member, train_together
+from circuit_phases.world import World
+
+Tiny = Callable[..., RunSettings]
+
+
+def together(settings: RunSettings, folders: dict[int, Path]) -> None:
+    worlds = {seed: World.draw(settings.world, settings.resolved_world_seed(seed)) for seed in folders}
+    members = [Member(seed, worlds[seed], evaluation_set(worlds[seed]), folder) for seed, folder in folders.items()]
+    train_together(settings, members, progress=False)
+
+
+def assert_close(folder: Path, other: Path) -> None:
+    one, two = (read_frame(each / "training.parquet", TRAINING) for each in (folder, other))
+    assert one.drop(columns="loss").equals(two.drop(columns="loss"))
+    assert one["loss"].tolist() == pytest.approx(two["loss"].tolist(), rel=1e-5)
+    weights, expected = (saved_checkpoints(each / "checkpoints") for each in (folder, other))
+    assert weights.keys() == expected.keys()
+    for step, path in weights.items():
+        tensors, wanted = load_tensors(path)[0], load_tensors(expected[step])[0]
+        for name in wanted:
+            torch.testing.assert_close(tensors[name], wanted[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", ["paper", "released_code"])
+def test_seeds_trained_together_are_the_separate_runs_within_rounding(variant: str, tiny: Tiny, tmp_path: Path) -> None:
+    settings = tiny(variant=variant)
+    together(settings, {seed: tmp_path / f"together-{seed}" for seed in (0, 3)})
+    for seed in (0, 3):
+        assert_close(tmp_path / f"together-{seed}", run(settings, tmp_path / f"alone-{seed}", seed))
+
+
+def test_of_seeds_trained_together_each_stops_when_it_is_solved(tiny: Tiny, tmp_path: Path) -> None:
+    settings = tiny(**QUICK | {"stop_after": 3})
+    together(settings, {seed: tmp_path / str(seed) for seed in (0, 1)})
+    steps = [summary(tmp_path / str(seed))["steps"] for seed in (0, 1)]
+    assert steps[0] != steps[1]
+    for seed in (0, 1):
+        assert_close(tmp_path / str(seed), run(settings, tmp_path / f"alone-{seed}", seed))
+
+
+@pytest.mark.parametrize("step", [35, 40])
+def test_seeds_trained_together_continue_together(
+    step: int, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together(tiny(), {seed: tmp_path / f"whole-{seed}" for seed in (0, 1)})
+    take = TrainerOfSeeds.step
+
+    def interrupted(self: TrainerOfSeeds, number: int) -> Outcome:
+        if number == step:
+            raise Interrupted
+        return take(self, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "SECONDS_BETWEEN_SAVES", 0)
+        patch.setattr(TrainerOfSeeds, "step", interrupted)
+        with pytest.raises(Interrupted):
+            together(tiny(), {seed: tmp_path / str(seed) for seed in (0, 1)})
+    # One seed lost its last save, so both go back.
+    (tmp_path / "1" / "partial" / "state.safetensors").unlink()
+    together(tiny(), {seed: tmp_path / str(seed) for seed in (0, 1)})
+    for seed in (0, 1):
+        assert results(tmp_path / str(seed)) == results(tmp_path / f"whole-{seed}")
+
+
+def test_a_seed_that_is_added_costs_the_others_nothing(
+    tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(36)
+    with pytest.raises(Interrupted):
+        run(tiny(), tmp_path / "0")
+    taken = []
+    original = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, step: taken.append(step) or original(self, step))
+    together(tiny(), {seed: tmp_path / str(seed) for seed in (0, 1)})
+    assert taken == [*range(36, 61), *range(1, 61)]
+    for seed in (0, 1):
+        assert results(tmp_path / str(seed)) == results(run(tiny(), tmp_path / f"alone-{seed}", seed))
+
+
+def test_a_seed_that_diverges_leaves_the_others_saved(tiny: Tiny, tmp_path: Path) -> None:
+    settings = tiny()
+    worlds = {seed: World.draw(settings.world, seed) for seed in (0, 1)}
+    worlds[1] = replace(worlds[1], class_means=worlds[1].class_means * float("inf"))
+    members = [Member(seed, world, evaluation_set(world), tmp_path / str(seed)) for seed, world in worlds.items()]
+    with pytest.raises(UserError, match=f"{settings.name} seed 1: the loss is not finite at step 1"):
+        train_together(settings, members, progress=False)
+    assert load_tensors(tmp_path / "0" / "partial" / "state.safetensors")[1]["step"] == "10"
+    assert_close(run(settings, tmp_path / "0"), run(settings, tmp_path / "alone"))
