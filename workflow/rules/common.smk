@@ -203,7 +203,7 @@ def figure_outputs(figure):
 
 
 def series_of(experiment):
-    """The label, run, seeds and parameters of each series of an experiment, under the names that its runs are kept."""
+    """The label, run, seeds and parameters of each series of an experiment, by the names its runs are kept under."""
     return [
         {
             "label": each.label,
