@@ -46,14 +46,7 @@ def tables_page() -> str:
         "\n## Over many runs\n\nThese lie in `results/tables/` alone, but for the comparison, which lies where"
     )
     parts.append(" `circuit-phases compare` is told.\n")
-    findings = {
-        "claims": schemas.CLAIMS,
-        "census": schemas.CENSUS,
-        "departures": schemas.DEPARTURES,
-        "abilities": schemas.ABILITIES,
-        "gradient_estimates": schemas.GRADIENT_ESTIMATES,
-        "prerequisites": schemas.PREREQUISITES,
-    }
+    findings = {"claims": schemas.CLAIMS, **schemas.FINDING_TABLES}
     parts += [_table(f"{name}.parquet", schema, level=3) for name, schema in findings.items()]
     parts.append(_table("the comparison", schemas.COMPARISON, level=3))
     parts.append("\n# Tables of the language models\n\n`results/tables/` holds them over all models.\n")

@@ -115,7 +115,7 @@ def label_features(tables: Int64[np.ndarray, "T K"]) -> dict[str, float]:
 
 
 def _values(runs: pd.DataFrame) -> list[dict[str, Any]]:
-    places = ["configuration", "world_seed", "seed"]
+    places = ["configuration", "run", "world_seed", "seed"]
     long = runs.melt(places, [*OUTCOMES, *TIMES, *FEATURES], "quantity", "estimate").dropna(subset="estimate")
     rows = long.assign(statistic="value", observations=1).to_dict("records")
     return [{str(column): value for column, value in row.items()} for row in rows]

@@ -22,6 +22,7 @@ from circuit_phases.figures import (
     RUN_DRAWINGS,
     UNTRAINED_TABLES,
     WORLDS,
+    tables_of_runs,
 )
 from circuit_phases.files import UserError
 from circuit_phases.llm.settings import LlmSettings
@@ -354,7 +355,7 @@ class Configuration(Settings):
         """
         needed: dict[tuple[str, int], RunSeed] = {}
         for name, figure in self.figures_in_scope.items():
-            tables = RUN_DRAWINGS[figure.draw or name]
+            tables = tables_of_runs(figure.draw or name)
             everywhere = table not in UNTRAINED_TABLES | ASKED_TABLES
             if table in tables or (everywhere and not UNTRAINED_TABLES.issuperset(tables)):
                 for each in self.runs_of(figure.experiment):

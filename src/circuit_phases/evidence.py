@@ -120,7 +120,7 @@ class Trained:
 
 def trained(data: FigureData) -> list[Trained]:
     """Every run and seed of the series whose training is in the tables, in order."""
-    found = set(data.tables["training"][["run", "seed"]].drop_duplicates().itertuples(index=False, name=None))
+    found = data.trainings()
     return [
         Trained(data, series, seed) for series in data.series for seed in series.seeds if (series.run, seed) in found
     ]

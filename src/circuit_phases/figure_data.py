@@ -52,28 +52,39 @@ class FigureData:
         if seed is None:
             table = self.tables[name]
             return table[table["run"] == run]
+        if name not in self._by_run:
+            self._by_run[name] = _grouped(self.tables[name])
         table, places = self._by_run[name]
         return table.iloc[places.get((run, seed), slice(0))]
 
     def training_curve(self, run: str, seed: int, split: str, column: str, task: int | None) -> pd.Series[float]:
         """A column of the table `training` by step, from step 1 on: of one task, or of all together."""
         places = self._training_places.get((run, seed, split, task or ALL), [])
-        steps, values = (self.tables["training"][name].to_numpy()[places] for name in ("step", column))
-        curve = pd.Series(values.astype(np.float64), index=steps.astype(np.int64), name=column)
-        return curve[curve.index > 0].sort_index(kind="stable")
+        steps = self.tables["training"]["step"].to_numpy()[places].astype(np.int64)
+        values = self.tables["training"][column].to_numpy()[places].astype(np.float64)
+        order = np.argsort(steps, kind="stable")
+        order = order[steps[order] > 0]
+        return pd.Series(values[order], index=steps[order], name=column)
+
+    def trainings(self) -> set[tuple[str, int]]:
+        """The runs and seeds of which the table `training` has rows."""
+        return {(run, seed) for run, seed, *_ in self._training_places}
 
     @cached_property
     def _training_places(self) -> dict[Any, Any]:
-        keys = self.tables["training"][["run", "seed", "split", "task"]].fillna({"task": ALL})
-        return dict(keys.groupby(list(keys), observed=True).indices)
+        rows = self.tables["training"]
+        keys = [rows["run"], rows["seed"], rows["split"], rows["task"].fillna(ALL)]
+        return dict(rows.groupby(keys, sort=False, observed=True).indices)
 
     @cached_property
     def _by_run(self) -> dict[str, tuple[pd.DataFrame, dict[Any, slice]]]:
-        """Every table with the rows of a run and seed together, and where they stand."""
-        found = {}
-        for name, table in self.tables.items():
-            places = table.groupby(["run", "seed"], sort=False).indices
-            ends = np.cumsum([len(rows) for rows in places.values()]).tolist()
-            slices = {key: slice(end - len(rows), end) for (key, rows), end in zip(places.items(), ends, strict=True)}
-            found[name] = table.iloc[np.concatenate([*places.values(), np.array([], dtype=int)])], slices
-        return found
+        """What was made by `_grouped` so far, by the table's name."""
+        return {}
+
+
+def _grouped(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[Any, slice]]:
+    """A table with the rows of a run and seed together, and where they stand."""
+    places = table.groupby(["run", "seed"], sort=False).indices
+    ends = np.cumsum([len(rows) for rows in places.values()]).tolist()
+    slices = {key: slice(end - len(rows), end) for (key, rows), end in zip(places.items(), ends, strict=True)}
+    return table.iloc[np.concatenate([*places.values(), np.array([], dtype=int)])], slices

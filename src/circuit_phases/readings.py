@@ -72,10 +72,12 @@ def median_curve(curves: Sequence[pd.Series[float]]) -> pd.Series[float]:
     So it is always the value of a run, and shows no plateau halfway between two runs. A run that has
     ended keeps its last value, since only a solved run ends before the others.
     """
-    together = pd.concat(list(curves), axis=1).sort_index().interpolate(method="index", limit_direction="forward")
-    values = np.sort(together, axis=1)  # NaN last
-    lower = np.maximum(together.count(axis=1).to_numpy() - 1, 0) // 2
-    return pd.Series(np.take_along_axis(values, lower[:, None], axis=1)[:, 0], index=together.index)
+    steps = np.unique(np.concatenate([curve.index for curve in curves]))
+    known = [curve.dropna() for curve in curves]
+    together = [np.interp(steps, curve.index, curve, left=nan) for curve in known if len(curve)]
+    values = np.sort([*together, np.full(len(steps), nan)], axis=0)  # NaN last
+    lower = np.maximum((~np.isnan(values)).sum(axis=0) - 1, 0) // 2
+    return pd.Series(np.take_along_axis(values, lower[None], axis=0)[0], index=steps)
 
 
 def layers_and_heads(table: pd.DataFrame) -> list[tuple[int, int]]:

@@ -194,6 +194,7 @@ CLAIMS = _schema(
 CENSUS = _schema(
     "The phase census: every run's outcome and world, and statistics over runs",
     ("configuration", pa.string(), "name of the configuration, without its world's seed"),
+    ("run", pa.string(), "name of the run; null: over all runs"),
     ("world_seed", pa.int64(), "seed of the world; null: over all worlds"),
     ("seed", pa.int64(), "seed of the training; null: over all runs"),
     ("quantity", pa.string(), "all_phases, skips_1, skips_2, no_phase_3 (1 if so; skips: Phase 3 came without it); "
@@ -398,6 +399,15 @@ RUN_TABLES: dict[str, pa.Schema] = {
     "class_frequencies": CLASS_FREQUENCIES,
 }
 """The tables collected over runs, by name."""
+
+FINDING_TABLES: dict[str, pa.Schema] = {
+    "census": CENSUS,
+    "departures": DEPARTURES,
+    "abilities": ABILITIES,
+    "gradient_estimates": GRADIENT_ESTIMATES,
+    "prerequisites": PREREQUISITES,
+}
+"""The tables kept beside figures of many runs, by the name of the drawing."""
 
 FIGURE_TABLES = RUN_TABLES | {
     name: pa.schema([*(pa.field(*field[:2]) for field in (_RUN, _SEED)), *schema])

@@ -196,21 +196,27 @@ def keep_finding(
     drawing: str, series: Sequence[Series], sources: Mapping[str, Sequence[Path | str]], path: Path
 ) -> None:
     """The table that stands beside a figure of many runs."""
+    from circuit_phases.phases import PhaseSettings
+
+    found = finding(drawing, _figure_data(series, sources, PhaseSettings()))
+    tables.write_table(path, found, schemas.FINDING_TABLES[drawing])
+
+
+def finding(drawing: str, data: FigureData) -> pd.DataFrame:
+    """The same table as a data frame, from `FINDINGS[drawing].tables`."""
     from circuit_phases.census import census_table
     from circuit_phases.departures import departures_table
     from circuit_phases.gradient_estimates import gradient_estimates_table
     from circuit_phases.phase_abilities import abilities_table
-    from circuit_phases.phases import PhaseSettings
     from circuit_phases.prerequisites import prerequisites_table
 
-    table, schema = {
-        "census": (census_table, schemas.CENSUS),
-        "departures": (departures_table, schemas.DEPARTURES),
-        "abilities": (abilities_table, schemas.ABILITIES),
-        "gradient_estimates": (gradient_estimates_table, schemas.GRADIENT_ESTIMATES),
-        "prerequisites": (prerequisites_table, schemas.PREREQUISITES),
-    }[drawing]
-    tables.write_table(path, table(_figure_data(series, sources, PhaseSettings())), schema)
+    return {
+        "census": census_table,
+        "departures": departures_table,
+        "abilities": abilities_table,
+        "gradient_estimates": gradient_estimates_table,
+        "prerequisites": prerequisites_table,
+    }[drawing](data)
 
 
 def compare_tables(mine: Path, reference: Path, table: Path | None) -> int:
@@ -269,7 +275,7 @@ def _figure_data(
         name: tables.to_frame(
             tables.concatenate_runs(name, paths, runs)
             if name in schemas.FIGURE_TABLES
-            else tables.concatenate(paths, schemas.TABLES[name])
+            else tables.concatenate(paths, (schemas.FINDING_TABLES | schemas.LLM_TABLES)[name])
         )
         for name, paths in sources.items()
     }

@@ -57,9 +57,10 @@ def bands(axes: Axes):
 def bars(axes):
     """[(start, end, row, colour), ...] of a strip of phases."""
     return [
-        (box.x0, box.x1, round((box.y0 + box.y1) / 2, 6), to_hex(bar.get_facecolor()[0]))
-        for bar in axes.collections
-        for box in [bar.get_paths()[0].get_extents()]
+        (box.x0, box.x1, round((box.y0 + box.y1) / 2, 6), to_hex(colour))
+        for strip in axes.collections
+        for path, colour in zip(strip.get_paths(), strip.get_facecolor(), strict=True)
+        for box in [path.get_extents()]
     ]
 
 

@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.phases import PhaseSettings
-from circuit_phases.schemas import FIGURE_TABLES
+from circuit_phases.schemas import FIGURE_TABLES, FINDING_TABLES
 from circuit_phases.settings import RunSettings
+from circuit_phases.stages import finding
 from circuit_phases.tables import to_frame
 
 STEPS = np.arange(0, 100_001, 500)
@@ -216,12 +217,15 @@ def figure_data(series, maps=None, **runs):
     made = [tables_of(run, seed, **arguments) for run, seeds in runs.items() for seed, arguments in seeds.items()]
     tables = {name: as_read(name, pd.concat([one[name] for one in made])) for name in made[0]}
     shown = tuple(Series(label, run, tuple(runs[run]), (maps or {}).get(label, ())) for label, run in series.items())
-    return FigureData(shown, tables, PhaseSettings(dt=500, threshold=0.025))
+    data = FigureData(shown, tables, PhaseSettings(dt=500, threshold=0.025))
+    found = {name: as_read(name, finding(name, data)) for name in FINDING_TABLES}
+    return FigureData(data.series, tables | found, data.rules)
 
 
 def as_read(name, table):
     """The table as it comes from its file."""
-    return to_frame(pa.Table.from_pandas(table, schema=FIGURE_TABLES[name], preserve_index=False))
+    schema = (FIGURE_TABLES | FINDING_TABLES)[name]
+    return to_frame(pa.Table.from_pandas(table, schema=schema, preserve_index=False))
 
 
 def shifted(factor, phases=(1, 2, 3), **arguments):

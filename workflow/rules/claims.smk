@@ -23,7 +23,7 @@ rule claims:
 
 rule finding:
     input:
-        unpack(figure_tables),
+        unpack(finding_tables),
     output:
         f"{RESULTS}/tables/{{figure}}.parquet",
     log:
@@ -40,7 +40,8 @@ rule finding:
         drawing=lambda wildcards: configuration.drawing(wildcards.figure),
         series=figure_series,
         code=lambda wildcards: code_of(
-            FINDINGS[configuration.drawing(wildcards.figure)], script="finding.py"
+            FINDINGS[configuration.drawing(wildcards.figure)].module,
+            script="finding.py",
         ),
     run:
         in_worker("finding.py", input, output, params, wildcards, threads, log)

@@ -156,14 +156,25 @@ def table_paths(table, run_seeds):
 
 
 def figure_tables(wildcards):
-    """The per-run files of every table that a figure reads, by the table's name, in the order of its series and seeds."""
-    runs = configuration.runs_of(
-        configuration.figures_in_scope[wildcards.figure].experiment
+    """The files of every table that a figure reads, by the table's name."""
+    kept = f"{RESULTS}/tables/{wildcards.figure}.parquet"
+    tables = RUN_DRAWINGS[configuration.drawing(wildcards.figure)]
+    of_runs = [table for table in tables if table not in FINDINGS]
+    findings = {table: [kept] for table in tables if table in FINDINGS}
+    return files_of_runs(wildcards.figure, of_runs) | findings
+
+
+def finding_tables(wildcards):
+    """The files of every table that the table kept beside a figure is decided from, by the table's name."""
+    return files_of_runs(
+        wildcards.figure, FINDINGS[configuration.drawing(wildcards.figure)].tables
     )
-    return {
-        table: table_paths(table, runs)
-        for table in RUN_DRAWINGS[configuration.drawing(wildcards.figure)]
-    }
+
+
+def files_of_runs(figure, tables):
+    """The per-run files of each table, by its name, in the order of a figure's series and seeds."""
+    runs = configuration.runs_of(configuration.figures_in_scope[figure].experiment)
+    return {table: table_paths(table, runs) for table in tables}
 
 
 def figure_series(wildcards):

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from circuit_phases.figure_data import Series
-from circuit_phases.figures import DRAWINGS
+from circuit_phases.figures import FINDINGS
 from circuit_phases.logs import job_log
 from circuit_phases.stages import keep_finding
 
@@ -10,6 +10,6 @@ with job_log(snakemake.log[0]):
     keep_finding(
         drawing,
         [Series(each["label"], each["run"], tuple(each["seeds"])) for each in snakemake.params.series],
-        {table: snakemake.input.get(table) for table in DRAWINGS[drawing]},
+        {table: snakemake.input.get(table) for table in FINDINGS[drawing].tables},
         Path(snakemake.output[0]),
     )

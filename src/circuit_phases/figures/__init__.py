@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from circuit_phases.schemas import DATASET_TABLES
 
@@ -29,13 +29,13 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "pruning": ("training", "phases", "theory", "attention"),
     "head_metrics": ("training", "phases", "attention", "circuits"),
     "hidden_scc": ("training", "phases", "attention", "circuits"),
-    "census": ("runs", "training", "phases", "theory", "label_tables"),
+    "census": ("training", "phases", "census"),
     "departures": ("runs", "training", "phases", "theory"),
     "abilities": ("training", "phases", "ability_levels"),
     "causal_importance": ("training", "circuits", "phases", "attribution"),
     "task_map": ("training", "phases", "attribution"),
-    "gradient_estimates": ("training", "phases", "attribution"),
-    "prerequisites": ("runs", "training", "phases", "theory"),
+    "gradient_estimates": ("training", "phases", "attribution", "gradient_estimates"),
+    "prerequisites": ("training", "phases", "theory", "prerequisites"),
 }
 
 ANIMATIONS: dict[str, tuple[str, ...]] = {
@@ -58,14 +58,22 @@ DRAWINGS = FIGURES | LLM_FIGURES
 RUN_DRAWINGS = FIGURES | ANIMATIONS
 """All that is drawn from runs."""
 
+
+class Finding(NamedTuple):
+    """A table that is kept beside a figure: the module that decides it, and the tables that it is decided from."""
+
+    module: str
+    tables: tuple[str, ...]
+
+
 FINDINGS = {
-    "census": "census",
-    "departures": "departures",
-    "abilities": "phase_abilities",
-    "gradient_estimates": "gradient_estimates",
-    "prerequisites": "prerequisites",
+    "census": Finding("census", ("runs", "training", "phases", "theory", "label_tables")),
+    "departures": Finding("departures", ("runs", "training", "phases", "theory")),
+    "abilities": Finding("phase_abilities", ("training", "phases", "ability_levels")),
+    "gradient_estimates": Finding("gradient_estimates", ("training", "phases", "attribution")),
+    "prerequisites": Finding("prerequisites", ("runs", "training", "phases", "theory")),
 }
-"""The drawings of which a table is kept beside the figure, and the module that decides it."""
+"""The drawings of which a table is kept; a drawing that shows it reads it, by the drawing's name."""
 
 DRAWINGS_OF_MAPS = frozenset({"sweep_maps", "maps"})
 """The drawings that show attention maps of the series and moments that config.yaml names."""
@@ -80,3 +88,9 @@ UNTRAINED_TABLES = frozenset({"class_frequencies", *DATASET_TABLES})
 
 ASKED_TABLES = frozenset({"attribution", "example_attention"})
 """The tables that are made, from checkpoints, only for the runs of figures that read them."""
+
+
+def tables_of_runs(drawing: str) -> frozenset[str]:
+    """The tables of runs that are read for a drawing and for the table kept beside it."""
+    finding = FINDINGS[drawing].tables if drawing in FINDINGS else ()
+    return frozenset({*RUN_DRAWINGS[drawing], *finding} - FINDINGS.keys())

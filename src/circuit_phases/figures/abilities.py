@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from circuit_phases.figure_data import CIRCUITS, FigureData, Series
-from circuit_phases.figures.panels import legend_above, new_figure, splits, step_axis
+from circuit_phases.figures.panels import accuracy_axis, legend_above, new_figure, splits, step_axis
 from circuit_phases.figures.style import CIRCUIT_COLOURS, GREY, INK, PAGE, lighter, styled
-from circuit_phases.figures.sweeps import Panel, draw_panel, every_accuracy, looks, series_legend
+from circuit_phases.figures.sweeps import draw_curves, every_accuracy, looks, series_legend
 from circuit_phases.readings import median_curve
 
 PANELS: tuple[tuple[str, str, str], ...] = (
@@ -36,15 +36,20 @@ def figure(data: FigureData) -> Figure:
     drawn = new_figure(PAGE, 5.6)
     part = drawn.subfigures(1, 1, squeeze=False)[0, 0]
     grid = part.subplots(3, 3, sharex=True, sharey=True)
+    levels = _levels(data).groupby(["split", "measure"])
     for axes, (title, split, measure) in zip(grid.flat, PANELS, strict=True):
-        draw_panel(axes, data, Panel("", partial(splits, split=split, column=measure)))
+        draw_curves(axes, data, partial(splits, split=split, column=measure))
         axes.set_title(title)
-        _draw_levels(axes, data, split, measure)
+        if (split, measure) in levels.groups:
+            _draw_levels(axes, data, levels.get_group((split, measure)))
         if split == "conflict":
             _draw_other_tasks(axes, data)
-        step_axis(axes, every_accuracy(data), label=axes in grid[-1])
-    for axes, label in zip(grid[:, 0], ("share", "accuracy", "accuracy"), strict=True):
-        axes.set_ylabel(label)
+    step_axis(grid[-1, 0], every_accuracy(data))
+    accuracy_axis(grid[0, 0], "share")
+    for axes in grid[1:, 0]:
+        axes.set_ylabel("accuracy")
+    for axes in grid[-1, 1:]:
+        axes.set_xlabel(grid[-1, 0].get_xlabel())
     handles = [Line2D([], [], color=GREY, linestyle=":", label="a label drawn uniformly")]
     if len(data.series) == 1:
         handles += [
@@ -57,17 +62,22 @@ def figure(data: FigureData) -> Figure:
     return drawn
 
 
-def _draw_levels(axes: Axes, data: FigureData, split: str, measure: str) -> None:
-    """Chance for every series; the ceilings where there is one series, of its first seed."""
-    phase_of = {name.lower(): phase for phase, name in CIRCUITS.items()}
-    for series in data.series:
-        levels = data.table("ability_levels", series.run, series.seeds[0])
-        levels = levels[(levels["split"] == split) & (levels["measure"] == measure)]
-        for level, value in zip(levels["level"], levels["value"].astype(float), strict=True):
-            if level == "chance":
-                axes.axhline(value, color=GREY, linestyle=":", linewidth=0.7, zorder=1)
-            elif len(data.series) == 1 and level in phase_of:
-                axes.axhline(value, color=CIRCUIT_COLOURS[phase_of[level]], linewidth=0.7, dashes=(4, 2.5), zorder=1)
+def _levels(data: FigureData) -> pd.DataFrame:
+    """The rows of the table `ability_levels` of every series' first seed."""
+    levels = data.tables["ability_levels"]
+    firsts = pd.MultiIndex.from_tuples([(series.run, series.seeds[0]) for series in data.series], names=["run", "seed"])
+    return levels[pd.MultiIndex.from_frame(levels[["run", "seed"]]).isin(firsts)].astype({"value": float})
+
+
+def _draw_levels(axes: Axes, data: FigureData, levels: pd.DataFrame) -> None:
+    """Chance of any series; the ceilings where there is one series, of its first seed."""
+    for value in dict.fromkeys(levels.loc[levels["level"] == "chance", "value"]):
+        axes.axhline(value, color=GREY, linestyle=":", linewidth=0.7, zorder=1)
+    if len(data.series) == 1:
+        best = dict(zip(levels["level"], levels["value"], strict=True))
+        for phase, name in CIRCUITS.items():
+            if name.lower() in best:
+                axes.axhline(best[name.lower()], color=CIRCUIT_COLOURS[phase], linewidth=0.7, dashes=(4, 2.5), zorder=1)
 
 
 def _draw_other_tasks(axes: Axes, data: FigureData) -> None:

@@ -13,12 +13,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 from seaborn import heatmap
 
-from circuit_phases.census import census_of
-from circuit_phases.evidence import Trained, trained
 from circuit_phases.figure_data import FigureData
 from circuit_phases.figures.panels import legend_above, new_figure, phase_handles, phase_strip, step_axis
 from circuit_phases.figures.style import CIRCUIT_COLOURS, PAGE, SMALL, series_looks, styled
-from circuit_phases.readings import TIME_NAMES
+from circuit_phases.figures.sweeps import every_accuracy
+from circuit_phases.readings import TIME_NAMES, Phase, phases
 
 OUTCOME_NAMES = {
     "all_phases": "all three phases",
@@ -42,15 +41,14 @@ FORETOLD_NAMES = {"all_phases": "all three", "skips_2": "skips 2", "solved_step"
 @styled
 def figure(data: FigureData) -> Figure:
     """A strip of phases per run, worlds in the order of their SCC's ceiling; then statistics with 95 % intervals."""
-    runs = trained(data)
-    table = census_of(runs, data)
+    table = data.tables["census"]
     names = list(dict.fromkeys(table["configuration"]))
     looks = {name: colour for name, (colour, _) in zip(names, series_looks(names), strict=True)}
-    worlds = [_worlds(runs, table, name) for name in names] or [[]]
+    worlds = [_worlds(data, table[table["configuration"] == name]) for name in names] or [[]]
     heights = [0.7 + 0.3 * max(map(len, worlds)), 1.7, 1.9]
     drawn = new_figure(PAGE, sum(heights))
     above, middle, below = drawn.subfigures(3, 1, height_ratios=heights, squeeze=False)[:, 0]
-    _strips(above, names, worlds)
+    _strips(above, data, names, worlds)
     rates, times = middle.subplots(1, 2)
     _intervals(rates, table[table["statistic"] == "rate"], OUTCOME_NAMES, looks)
     rates.set(xlim=(-0.02, 1.02), xlabel="share of runs")
@@ -64,25 +62,33 @@ def figure(data: FigureData) -> Figure:
     return drawn
 
 
-def _worlds(runs: Sequence[Trained], table: pd.DataFrame, name: str) -> list[tuple[str, list[Trained]]]:
-    """The runs of each world of a configuration, by the SCC's ceiling, with a label."""
-    values = table[(table["configuration"] == name) & (table["statistic"] == "value")]
-    best = values[values["quantity"] == "scc_ceiling"].groupby("world_seed")["estimate"].first().sort_values()
-    mine = [run for run in runs if run.settings.name == name]
+def _worlds(data: FigureData, rows: pd.DataFrame) -> list[tuple[str, list[list[Phase]]]]:
+    """The label of each world of a configuration, by the SCC's ceiling, and the phases of its runs."""
+    values = rows[(rows["statistic"] == "value") & (rows["quantity"] == "all_phases")]
+    ceilings = rows[(rows["statistic"] == "value") & (rows["quantity"] == "scc_ceiling")]
+    best = ceilings.groupby("world_seed")["estimate"].first().sort_values()
+    runs = values.groupby("world_seed")[["run", "seed"]]
     return [
-        (f"world {int(world)}, SCC {ceiling:.2f}", [run for run in mine if run.parameters["world_seed"] == world])
-        for world, ceiling in zip(best.index, best, strict=True)
+        (
+            f"world {world}, SCC {ceiling:.2f}",
+            [phases(data, run, seed) for run, seed in runs.get_group(world).itertuples(index=False)],
+        )
+        for world, ceiling in best.items()
     ]
 
 
-def _strips(part: FigureBase, names: Sequence[str], worlds: Sequence[list[tuple[str, list[Trained]]]]) -> None:
+def _strips(
+    part: FigureBase,
+    data: FigureData,
+    names: Sequence[str],
+    worlds: Sequence[list[tuple[str, list[list[Phase]]]]],
+) -> None:
     panels = part.subplots(1, max(len(names), 1), squeeze=False)[0]
-    curves = [run.accuracy for groups in worlds for _, runs in groups for run in runs]
     for axes, name, groups in zip(panels, names, worlds, strict=False):
-        phase_strip(axes, [(label, [run.plateaus for run in runs]) for label, runs in groups])
-        step_axis(axes, curves)
+        phase_strip(axes, groups)
+        step_axis(axes, every_accuracy(data))
         axes.set_title(name)
-    found = [phase for groups in worlds for _, runs in groups for run in runs for phase in run.plateaus]
+    found = [phase for groups in worlds for _, runs in groups for run in runs for phase in run]
     handles = [[handle] for handle in phase_handles(found, CIRCUIT_COLOURS)]
     legend_above(part, handles, "a line per run, grouped by world")
 

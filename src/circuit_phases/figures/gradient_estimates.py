@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from circuit_phases.figure_data import CIRCUITS, FigureData, Series
 from circuit_phases.figures.panels import legend_above, per_series
 from circuit_phases.figures.style import GREY, PAGE, SERIES_COLOURS, styled
-from circuit_phases.gradient_estimates import BETWEEN, INTERVENTIONS, gradient_estimates_table, phased_effects
+from circuit_phases.gradient_estimates import BETWEEN, INTERVENTIONS, phased_effects
 
 COLOURS = dict(zip(INTERVENTIONS, (SERIES_COLOURS[0], "#0077aa", SERIES_COLOURS[1], SERIES_COLOURS[3]), strict=True))
 LINEAR = 1.0
@@ -25,7 +25,7 @@ def figure(data: FigureData) -> Figure:
 
 def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     effects = phased_effects(data, series)
-    table = gradient_estimates_table(FigureData((series,), data.tables, data.rules))
+    table = data.table("gradient_estimates", series.run)
     table = table[table["intervention"].isna()]
     names = {**{phase: f"Phase {phase} ({name})" for phase, name in CIRCUITS.items()}, BETWEEN: "between phases"}
     row = part.subplots(1, len(names), sharex=True, sharey=True)

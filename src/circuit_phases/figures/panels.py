@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float64
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
+from matplotlib.collections import PolyCollection, QuadMesh
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -186,15 +186,17 @@ def _ceiling_names(best: dict[int, float], closeness: float = 0.13) -> Iterator[
 
 def phase_strip(axes: Axes, rows: Sequence[tuple[str, Sequence[Sequence[Phase]]]]) -> None:
     """Bars from start to end of each phase: one row per label, one line in it per seed."""
+    bars: list[tuple[tuple[float, float], ...]] = []
+    colours: list[str] = []
     for row, (_, seeds) in enumerate(rows):
         height = 0.8 / max(len(seeds), 1)
         for line, found in enumerate(seeds):
+            top = row - 0.4 + line * height
             for phase in found:
                 start = max(phase.start, 1)
-                axes.broken_barh(
-                    [(start, phase.end - start)], (row - 0.4 + line * height, height),
-                    facecolor=CIRCUIT_COLOURS.get(phase.number, GREY), edgecolor="white", linewidth=0.3,
-                )  # fmt: skip
+                bars.append(((start, top), (start, top + height), (phase.end, top + height), (phase.end, top)))
+                colours.append(CIRCUIT_COLOURS.get(phase.number, GREY))
+    axes.add_collection(PolyCollection(bars, facecolor=colours, edgecolor="white", linewidth=0.3))
     axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), [label for label, _ in rows])
     axes.tick_params(axis="y", length=0)

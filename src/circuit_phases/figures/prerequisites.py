@@ -11,7 +11,7 @@ from circuit_phases.figure_data import FigureData
 from circuit_phases.figures.panels import legend_above, new_figure
 from circuit_phases.figures.style import GREY, PAGE, styled
 from circuit_phases.figures.sweeps import draw_sweep, looks, series_legend, sweep_height
-from circuit_phases.prerequisites import QUANTITIES, prerequisites_table
+from circuit_phases.prerequisites import QUANTITIES
 from circuit_phases.readings import TIME_NAMES
 
 NEVER = 30.0
@@ -36,7 +36,7 @@ def figure(data: FigureData) -> Figure:
 
 
 def _ratios(axes: Axes, data: FigureData) -> None:
-    table = prerequisites_table(data)
+    table = data.tables["prerequisites"]
     bound = [(series, colour) for series, colour, _ in looks(data) if series.run in set(table["run"])]
     for place, (series, colour) in enumerate(bound):
         shift = 0.6 * ((place + 0.5) / len(bound) - 0.5)

@@ -85,21 +85,27 @@ def draw_sweep(part: FigureBase, data: FigureData, panels: Sequence[Panel] = (AC
             axes.set_axis_off()
     found = [[phases(data, series.run, seed) for seed in series.seeds] for series in data.series]
     phase_strip(grid[-1, 0], [(series.label, seeds) for series, seeds in zip(data.series, found, strict=True)])
+    accuracy = every_accuracy(data)
     for axes in grid[:, 0]:
-        step_axis(axes, every_accuracy(data), label=axes is grid[-1, 0])
+        step_axis(axes, accuracy, label=axes is grid[-1, 0])
     handles = phase_handles(chain(*chain(*found)), CIRCUIT_COLOURS)
     legend_above(part, [[handle] for handle in handles] if len(handles) < 4 else [handles[:2], handles[2:]])
 
 
 def draw_panel(axes: Axes, data: FigureData, panel: Panel) -> None:
-    """Every series' median over seeds dark, and each seed light."""
-    for series, colour, line in looks(data):
-        median_of_seeds(axes, panel.curves(data, series), colour, line)
+    """The curves of every series on the panel's scale."""
+    draw_curves(axes, data, panel.curves)
     if panel.shares:
         accuracy_axis(axes, panel.label)
     else:
         axes.set_ylim(bottom=0)
         axes.set_ylabel(panel.label)
+
+
+def draw_curves(axes: Axes, data: FigureData, curves: Curves) -> None:
+    """Every series' median over seeds dark, and each seed light."""
+    for series, colour, line in looks(data):
+        median_of_seeds(axes, curves(data, series), colour, line)
 
 
 def every_accuracy(data: FigureData) -> list[pd.Series[float]]:
