@@ -70,6 +70,22 @@ class FigureData:
         """The runs and seeds of which the table `training` has rows."""
         return {(run, seed) for run, seed, *_ in self._training_places}
 
+    def effects(self, run: str, seed: int, intervention: str, layer: int, place: str) -> pd.DataFrame:
+        """The rows of the table `attribution` of one intervention, from step 1 on.
+
+        They are those on sequences drawn as in training; `place` is its edge family or position.
+        """
+        return self.tables["attribution"].iloc[self._effect_places.get((run, seed, intervention, layer, place), [])]
+
+    @cached_property
+    def _effect_places(self) -> dict[Any, Any]:
+        rows = self.tables["attribution"]
+        kept = np.flatnonzero((rows["split"] == "iid") & (rows["step"] > 0))
+        rows = rows.iloc[kept]
+        keys = [rows["run"], rows["seed"], rows["intervention"], rows["layer"], rows["edge"].fillna(rows["position"])]
+        places = rows.groupby(keys, sort=False, observed=True).indices
+        return {key: kept[each] for key, each in places.items()}
+
     @cached_property
     def _training_places(self) -> dict[Any, Any]:
         rows = self.tables["training"]

@@ -82,7 +82,8 @@ def median_curve(curves: Sequence[pd.Series[float]]) -> pd.Series[float]:
 
 def layers_and_heads(table: pd.DataFrame) -> list[tuple[int, int]]:
     """Every (layer, head) of a table, in order, from 1."""
-    return sorted({(int(layer), int(head)) for layer, head in zip(table["layer"], table["head"], strict=True)})
+    found = table[["layer", "head"]].drop_duplicates()
+    return sorted((int(layer), int(head)) for layer, head in found.itertuples(index=False))
 
 
 def phases(data: FigureData, run: str, seed: int, rule: str = "plateau") -> list[Phase]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from circuit_phases.figure_data import CIRCUITS, FigureData, Series
-from circuit_phases.figures.panels import accuracy_axis, legend_above, new_figure, splits, step_axis
+from circuit_phases.figures.panels import accuracy_axis, legend_above, new_figure, splits, step_axes
 from circuit_phases.figures.style import CIRCUIT_COLOURS, GREY, INK, PAGE, lighter, styled
 from circuit_phases.figures.sweeps import draw_curves, every_accuracy, looks, series_legend
 from circuit_phases.readings import median_curve
@@ -44,12 +44,10 @@ def figure(data: FigureData) -> Figure:
             _draw_levels(axes, data, levels.get_group((split, measure)))
         if split == "conflict":
             _draw_other_tasks(axes, data)
-    step_axis(grid[-1, 0], every_accuracy(data))
+    step_axes(grid[-1], every_accuracy(data))
     accuracy_axis(grid[0, 0], "share")
     for axes in grid[1:, 0]:
         axes.set_ylabel("accuracy")
-    for axes in grid[-1, 1:]:
-        axes.set_xlabel(grid[-1, 0].get_xlabel())
     handles = [Line2D([], [], color=GREY, linestyle=":", label="a label drawn uniformly")]
     if len(data.series) == 1:
         handles += [

@@ -20,7 +20,7 @@ from circuit_phases.figures.panels import (
     seed_curves,
     shade_phases,
     splits,
-    step_axis,
+    step_axes,
     words_instead,
 )
 from circuit_phases.figures.style import CIRCUIT_COLOURS, INK, PAGE, RED, styled
@@ -68,9 +68,9 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
             axes.set_title(f"{name}, layer {layer}")
     for axes in grid.flat:
         shade_phases(axes, found, numbers=False)
-        step_axis(axes, accuracy, label=axes in grid[-1])
-        accuracy_axis(axes, "")
-        axes.set_ylim(bottom=-0.08)
+    step_axes(grid[-1], accuracy)
+    accuracy_axis(grid[0, 0], "")
+    grid[0, 0].set_ylim(bottom=-0.08)
 
 
 def _edges(axes: Axes, data: FigureData, series: Series, edge: str, layer: int) -> None:

@@ -21,12 +21,6 @@ INTERVAL = 1.96
 """Standard errors on each side of a 95 % interval."""
 
 
-def _on_iid(data: FigureData, run: str, seed: int) -> pd.DataFrame:
-    """The interventions on sequences drawn as in training; other splits may stand beside them in the table."""
-    rows = data.table("attribution", run, seed)
-    return rows[rows["split"] == "iid"]
-
-
 def lost_accuracy(
     data: FigureData, run: str, seed: int, edge: str, layer: int, knock_out: str = "zero"
 ) -> pd.DataFrame:
@@ -34,10 +28,7 @@ def lost_accuracy(
 
     Of several heads, each knocked out alone, it is the one whose loss is largest.
     """
-    rows = _on_iid(data, run, seed)
-    rows = rows[
-        (rows["intervention"] == knock_out) & (rows["edge"] == edge) & (rows["layer"] == layer) & (rows["step"] > 0)
-    ]
+    rows = data.effects(run, seed, knock_out, layer, edge)
     of_heads = pd.DataFrame(
         {
             "lost": -rows["accuracy_change"].to_numpy(dtype=np.float64),
@@ -101,8 +92,7 @@ def disagreements(data: FigureData, run: str, seed: int, edge: str, layer: int) 
 
 def moved_answers(data: FigureData, run: str, seed: int, layer: int, position: str) -> pd.Series[float]:
     """Share of answers that move to the other task's label when the stream after a layer is exchanged, by step."""
-    rows = _on_iid(data, run, seed)
-    rows = rows[(rows["position"] == position) & (rows["layer"] == layer) & (rows["step"] > 0)]
+    rows = data.effects(run, seed, "interchange", layer, position)
     steps = rows["step"].to_numpy(dtype=np.int64)
     return pd.Series(rows["moved"].to_numpy(dtype=np.float64), index=steps, name="moved").sort_index()
 

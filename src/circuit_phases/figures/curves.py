@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure, FigureBase
 
 from circuit_phases.figure_data import FigureData, Series
-from circuit_phases.figures.panels import new_figure, step_axis
+from circuit_phases.figures.panels import new_figure, step_axes
 from circuit_phases.figures.style import PAGE, styled
 from circuit_phases.figures.sweeps import Panel, draw_panel, draw_sweep, every_accuracy, series_legend, sweep_height
 from circuit_phases.readings import METRICS, circuit_curve, layers_and_heads
@@ -36,8 +36,7 @@ def _metrics(part: FigureBase, data: FigureData, layers: list[int], note: str) -
             draw_panel(axes, data, Panel(name * (axes is row[0]), partial(_metric_curves, metric=metric, layer=layer)))
     for axes, layer in zip(grid[0], layers, strict=True):
         axes.set_title(f"Layer {layer}{note}")
-    for axes in grid[-1]:
-        step_axis(axes, every_accuracy(data))
+    step_axes(grid[-1], every_accuracy(data))
 
 
 def _metric_curves(data: FigureData, series: Series, metric: str, layer: int) -> list[pd.Series[float]]:

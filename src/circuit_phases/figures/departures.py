@@ -15,7 +15,7 @@ from circuit_phases.figures.panels import (
     phase_handles,
     seed_curves,
     shade_phases,
-    step_axis,
+    step_axes,
 )
 from circuit_phases.figures.style import PAGE, SMALL, styled
 
@@ -44,9 +44,9 @@ def figure(data: FigureData) -> Figure:
             _draw(axes, cells.get((row, column), []))
         row_axes[0].set_ylabel(row)
     accuracy_axis(grid[0, 0], grid[0, 0].get_ylabel())
-    for column, top, bottom in zip(columns, grid[0], grid[-1], strict=True):
+    for column, top in zip(columns, grid[0], strict=True):
         top.set_title(column, pad=11)
-        step_axis(bottom, curves)
+    step_axes(grid[-1], curves)
     # Of all panels, which share it; they are too small for more than the powers of ten.
     grid[0, 0].xaxis.set_minor_locator(NullLocator())
     found = [phase for runs in cells.values() for phase in runs[0].plateaus]

@@ -8,7 +8,7 @@ from matplotlib.patches import Patch
 from matplotlib.typing import LineStyleType
 
 from circuit_phases.figure_data import FigureData, Series
-from circuit_phases.figures.panels import accuracy_axis, legend_above, per_series, splits, step_axis, words_instead
+from circuit_phases.figures.panels import accuracy_axis, legend_above, per_series, splits, step_axes, words_instead
 from circuit_phases.figures.style import CIRCUIT_COLOURS, HEAD_STYLES, INK, PAGE, styled
 from circuit_phases.heads import Role, head_roles
 from circuit_phases.readings import METRICS, circuit_curve, layers_and_heads, moment_step
@@ -50,8 +50,7 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
             accuracy_axis(axes, name * (layer == layers[0]))
     for axes, layer in zip(grid[0], layers, strict=True):
         axes.set_title(f"Layer {layer}")
-    for axes in grid[-1]:
-        step_axis(axes, accuracy)
+    step_axes(grid[-1], accuracy)
     colours = [Patch(color=colour, label=_name(role)) for role, colour in ROLE_COLOURS.items()]
     numbers = sorted({head for _, head in heads})
     lines = [Line2D([], [], color=INK, linestyle=_line(head), label=f"head {head}") for head in numbers]

@@ -85,9 +85,7 @@ def draw_sweep(part: FigureBase, data: FigureData, panels: Sequence[Panel] = (AC
             axes.set_axis_off()
     found = [[phases(data, series.run, seed) for seed in series.seeds] for series in data.series]
     phase_strip(grid[-1, 0], [(series.label, seeds) for series, seeds in zip(data.series, found, strict=True)])
-    accuracy = every_accuracy(data)
-    for axes in grid[:, 0]:
-        step_axis(axes, accuracy, label=axes is grid[-1, 0])
+    step_axis(grid[-1, 0], every_accuracy(data))
     handles = phase_handles(chain(*chain(*found)), CIRCUIT_COLOURS)
     legend_above(part, [[handle] for handle in handles] if len(handles) < 4 else [handles[:2], handles[2:]])
 

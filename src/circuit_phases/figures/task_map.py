@@ -60,8 +60,7 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
         mesh, ax=[above, below], shrink=0.7, aspect=25, pad=0.02, ticks=[0, 0.5, 1],
         label="answers moved to the\nother task's label",
     ).outline.set_visible(False)  # fmt: skip
-    for axes in (above, below):
-        step_axis(axes, accuracy, label=axes is below)
+    step_axis(below, accuracy)
     seeds = f"; rows: seeds {', '.join(map(str, series.seeds))} from above" if len(series.seeds) > 1 else ""
     legend_above(part, [[handle] for handle in phase_handles(found)], dark_note(series) + seeds)
 
