@@ -69,7 +69,7 @@ def step_axis(axes: Axes, accuracy: Iterable[pd.Series[float]], label: bool = Tr
     curves = [curve for curve in accuracy if len(curve)]
     start, end = min(map(_eventful, curves), default=1), max((curve.index[-1] for curve in curves), default=10)
     first, last = axes.set_xlim(start, max(end, 2 * start) * 1.04)
-    # Of its own, Matplotlib makes ticks for decades out of sight too, which takes a third of the time of many figures.
+    # Matplotlib by itself makes ticks for the decades out of sight too, and ticks take longest of all that is drawn.
     axes.set_xticks([step for step in axes.xaxis.get_minorticklocs() if first <= step <= last], minor=True)
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(labelbottom=label)
