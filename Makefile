@@ -63,4 +63,4 @@ reference: setup
 	$(BIN)/python docs/keep_reference.py
 
 clean:
-	rm -rf .venv .snakemake
+	rm -rf .venv

@@ -37,7 +37,8 @@ def tables_page() -> str:
         "Every table is tidy Parquet; each field's meaning also stands in the file's own schema metadata.\n"
         "Tasks, classes, labels, layers, heads and token positions count from 1.\n"
         "Tokens stand in the order x1 l1 ... xN lN xq.\n\n",
-        "`results/tables/` holds each of these over all runs;\n"
+        "`results/tables/` holds each of these over all runs, `class_frequencies` only when it is asked for\n"
+        "(`snakemake results/tables/class_frequencies.parquet`);\n"
         "`results/runs/RUN/seed-SEED/` the rows of one run (there `runs` is called `run.parquet`).\n",
     ]
     for name, schema in schemas.RUN_TABLES.items():

@@ -209,6 +209,13 @@ def test_defaults_reach_every_run_and_experiments_overrule_them() -> None:
             "masked_scc",
             "figures.mine: draw = masked_scc needs T = 2, and experiments.variants has T = 3. Set it there, or choose",
         ),
+        (
+            "experiments.base",
+            {"series": {"default": {}, "T = 3": {"T": 3}}},
+            "experiments.base: the series 'default' and 'T = 3' are the same run. Remove one.",
+        ),
+        ("headline", "fig02", "headline = 'fig02' is not allowed (a list)."),
+        ("figures.f", None, "f = None is not allowed (a mapping of its keys)."),
         ("headline", ["fig03"], "headline: fig03 is not in figures (did you mean fig02?)."),
         ("scope", "some", "scope = 'some' is not allowed ('all' or 'headline')."),
         ("seeds_limit", 0, "seeds_limit = 0 is not allowed (>= 1)."),

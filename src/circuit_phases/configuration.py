@@ -234,7 +234,12 @@ class Configuration(Settings):
         except (ValidationError, RuleBroken) as error:
             raise RuleBroken(f"defaults: {one_line(error)}") from error
         for name in self.experiments:
-            for _, settings in self.series(name):
+            label_of_run: dict[str, str] = {}
+            for member, settings in self.series(name):
+                if member.run in label_of_run:
+                    same = f"{label_of_run[member.run]!r} and {member.label!r}"
+                    raise RuleBroken(f"experiments.{name}: the series {same} are the same run. Remove one.")
+                label_of_run[member.run] = member.label
                 interval = settings.training.evaluation_interval
                 if self.phases.dt % interval:
                     raise RuleBroken(
@@ -467,6 +472,8 @@ def _plain(message: str) -> str:
         "Input should be greater than ": "> ",
         "Input should be less than ": "< ",
         "Input should be ": "",
+        "a valid tuple": "a list",
+        "a valid dictionary or instance of FigureEntry": "a mapping of its keys",
     }.items():
         message = message.replace(long, short)
     return message[0].lower() + message[1:]
