@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 quickstart: setup
 	$(BIN)/snakemake -j$(CORES) headline tables --config scope=headline seeds_limit=1
 
-# One HTML file with every figure, its caption and the tables, of what `snakemake` has made.
+# One HTML file with every figure, its caption and the tables, once `snakemake` has made all; of a part: docs/report.md.
 report: setup
 	$(BIN)/snakemake --report results/report.html
 

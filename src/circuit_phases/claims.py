@@ -22,6 +22,8 @@ TOLD = 0.5
 """Least share of the runs asked for that must be there and able to tell."""
 TABLES = ("runs", "training", "circuits", "phases", "theory")
 """The tables that the tests read."""
+SPLITS = ("iid", "random_label")
+"""The splits that the tests read: the paper's."""
 
 
 Parameters = Mapping[str, Any]

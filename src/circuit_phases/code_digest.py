@@ -17,6 +17,7 @@ PLUMBING = frozenset(
         "code_digest",
         "configuration",
         "datasets",
+        "figures",
         "files",
         "interruption",
         "llm.retrieval",

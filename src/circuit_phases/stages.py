@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from circuit_phases.phases import PhaseSettings
     from circuit_phases.trainer import Device
     from circuit_phases.world import World
-
-CLAIMED_SPLITS = ["iid", "random_label"]
-"""The splits of the paper, which claims are about."""
 
 # torch is imported where it is needed: tables and figures do without it.
 
@@ -127,15 +123,12 @@ def compute_theory(settings: RunSettings, seed: int, dataset: Path, path: Path, 
 
 def count_classes(settings: RunSettings, seed: int, dataset: Path, path: Path) -> None:
     """The frequency of every class, as set and as observed in the evaluation sequences."""
+    from circuit_phases.class_frequencies import class_frequencies_table
     from circuit_phases.datasets import read_evaluation_set
 
-    world = _world(settings, seed, dataset)
     sequences = read_evaluation_set(dataset, settings.world)["iid"]
-    K = settings.world.K
-    observed = np.bincount(sequences.classes[:, -1].numpy(), minlength=K) / len(sequences)
-    rows = pd.DataFrame({"class": np.arange(1, K + 1), "frequency": world.class_frequencies, "observed": observed})
-    identity: dict[str, Any] = {"run": settings.name, "seed": seed, "alpha": settings.world.alpha}
-    tables.write_table(path, rows.assign(**identity), schemas.CLASS_FREQUENCIES)
+    rows = class_frequencies_table(_world(settings, seed, dataset), sequences, settings.name, seed)
+    tables.write_table(path, rows, schemas.CLASS_FREQUENCIES)
 
 
 def find_run_phases(
@@ -170,11 +163,11 @@ def decide_claims(
 
 def claim_evidence(sources: Mapping[str, Path | str]) -> dict[str, pd.DataFrame]:
     """The tables that claims are decided from, without the rows of single tasks and of other splits."""
-    from circuit_phases.claims import TABLES
+    from circuit_phases.claims import SPLITS, TABLES
 
     found = {name: tables.read_table(sources[name], schemas.RUN_TABLES[name]) for name in TABLES}
     training = found["training"]
-    found["training"] = training.filter(pc.field("task").is_null() & pc.field("split").isin(CLAIMED_SPLITS))
+    found["training"] = training.filter(pc.field("task").is_null() & pc.field("split").isin(list(SPLITS)))
     return {name: tables.to_frame(table) for name, table in found.items()}
 
 

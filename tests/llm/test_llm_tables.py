@@ -72,17 +72,30 @@ def sums(heads_by_half: list[dict[tuple[int, int], float]]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
+                "shots": shots,
+                "demonstration_labels": kind,
                 "half": half,
                 "layer": layer,
                 "head": head,
                 "metric": metric,
-                "sum": value if metric == "label_attention" else 9 - value,
+                "sum": sign * (value if metric == "label_attention" else 9 - value),
             }
+            for shots, kind, sign in ((2, "gold", 1), (1, "gold", -5), (2, "random", -5))
             for half, heads in enumerate(heads_by_half)
             for (layer, head), value in heads.items()
             for metric in ("label_attention", "chunk_example")
         ]
-        + [{"half": 0, "layer": 1, "head": None, "metric": "label_attention", "sum": 99.0}]
+        + [
+            {
+                "shots": 2,
+                "demonstration_labels": "gold",
+                "half": 0,
+                "layer": 1,
+                "head": None,
+                "metric": "label_attention",
+                "sum": 99.0,
+            }
+        ]
     ).astype({"head": "Int64"})
 
 
@@ -91,7 +104,7 @@ EVERY = [(layer, head) for layer in (1, 2, 3) for head in (1, 2)]
 
 def test_heads_cut_in_one_half_are_the_top_ones_of_the_other() -> None:
     found = sums([{key: float(i) for i, key in enumerate(EVERY)}, {key: float(-i) for i, key in enumerate(EVERY)}])
-    made = dict(cuts(found, CutSettings(heads=2, random_draws=0), seed=0))
+    made = dict(cuts(found, CutSettings(heads=2, random_draws=0), seed=0, shots=2))
     assert list(made) == ["label_attention: top 2 heads", "chunk_example: top 2 heads"]
     first_half, second_half = made["label_attention: top 2 heads"]
     assert dict(first_half.heads) == {0: [0, 1]}
@@ -102,7 +115,7 @@ def test_heads_cut_in_one_half_are_the_top_ones_of_the_other() -> None:
 def test_random_heads_are_as_many_and_none_of_the_top_ones() -> None:
     found = sums([{key: float(i) for i, key in enumerate(EVERY)}] * 2)
     settings = CutSettings(metrics=["label_attention"], heads=2, random_draws=8)
-    made = list(cuts(found, settings, seed=1))
+    made = list(cuts(found, settings, seed=1, shots=2))
     assert len(made) == 9
     drawn = [
         sorted((layer, head) for layer, heads in cut.heads.items() for head in heads)
@@ -112,11 +125,11 @@ def test_random_heads_are_as_many_and_none_of_the_top_ones() -> None:
     assert {len(set(heads)) for heads in drawn} == {2}
     assert not {(2, 0), (2, 1)} & {head for heads in drawn for head in heads}
     assert len(set(map(tuple, drawn))) > 3
-    assert [name for name, _ in cuts(found, settings, seed=1)] == [name for name, _ in made]
-    assert [both for _, both in cuts(found, settings, seed=1)] == [both for _, both in made]
+    assert [name for name, _ in cuts(found, settings, seed=1, shots=2)] == [name for name, _ in made]
+    assert [both for _, both in cuts(found, settings, seed=1, shots=2)] == [both for _, both in made]
 
 
 def test_more_heads_than_there_are_is_told() -> None:
     found = sums([dict.fromkeys(EVERY, 1.0)] * 2)
     with pytest.raises(UserError, match=r"cuts.heads = 4 is not allowed"):
-        list(cuts(found, CutSettings(heads=4), seed=0))
+        list(cuts(found, CutSettings(heads=4), seed=0, shots=2))

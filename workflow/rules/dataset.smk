@@ -44,7 +44,7 @@ rule class_frequencies:
         side_by_side=1,
     params:
         run=run_parameters,
-        code=code_of("world", script="class_frequencies.py"),
+        code=code_of("class_frequencies", script="class_frequencies.py"),
     run:
         in_worker(
             "class_frequencies.py", input, output, params, wildcards, threads, log

@@ -145,6 +145,7 @@ rule llm_table:
         mem_mb=growing(1000),
         runtime=growing(5),
     params:
+        order=EVALUATIONS,
         code=code_of("llm.summaries", script="llm_table.py"),
     run:
         in_worker("llm_table.py", input, output, params, wildcards, threads, log)

@@ -16,15 +16,16 @@ Head = tuple[int, int]
 """Layer and head, from 0."""
 
 
-def cuts(sums: pd.DataFrame, settings: CutSettings, seed: int) -> Iterator[tuple[str, list[Cut]]]:
+def cuts(sums: pd.DataFrame, settings: CutSettings, seed: int, shots: int) -> Iterator[tuple[str, list[Cut]]]:
     """Every cut with its name: for the queries of either half, the heads found on the other half.
 
-    Random heads are drawn for each half from those that are not its top heads. `sums` are those of the
-    evaluation with gold labels.
+    Heads are ranked by the sums with gold labels and so many shots. Random heads are drawn for each half from those
+    that are not its top heads.
 
     Raises:
         UserError: if the model has too few heads, or a half has no queries.
     """
+    sums = sums[(sums["shots"] == shots) & (sums["demonstration_labels"] == "gold")]
     for number, metric in enumerate(settings.metrics):
         ranked = [_ranked(sums[(sums["half"] == 1 - half) & (sums["metric"] == metric)]) for half in HALVES]
         if min(map(len, ranked)) < (2 if settings.random_draws else 1) * settings.heads:

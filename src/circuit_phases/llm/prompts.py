@@ -110,6 +110,11 @@ def draw_queries(texts: Sequence[Text], settings: PromptSettings, shots: int, li
     return [int(row) for row in chosen if row not in fixed]
 
 
+def shard_of(queries: Sequence[int], number: int, shards: int) -> list[int]:
+    """The queries of shard `number`, from 0, of so many shards of nearly the same size."""
+    return [int(query) for query in np.array_split(np.array(queries, dtype=int), shards)[number]]
+
+
 def draw_demonstrations(texts: Sequence[Text], settings: PromptSettings, shots: int, query: int | None) -> list[int]:
     """The rows of a query's demonstrations, the query never among them.
 

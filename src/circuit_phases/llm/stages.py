@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import pandas as pd
 
 from circuit_phases import schemas, tables
@@ -107,12 +106,11 @@ def cut_shard(shard: Shard, model: Path, dataset: Path, sums: Sequence[Path | st
 
     settings, shots = shard.settings, max(shard.settings.prompts.shots)
     found = tables.to_frame(tables.concatenate(sums, schemas.LLM_SUMS))
-    found = found[(found["shots"] == shots) & (found["demonstration_labels"] == "gold")]
     language_model, texts, wording = _open(shard, model, dataset)
     prompts = _prompts(shard, texts, wording, shots, "gold")
     condition: dict[str, Any] = shard.identity | {"shots": shots, "demonstration_labels": "gold"}
     rows = []
-    for name, both in cuts(found, settings.cuts, settings.prompts.seed):
+    for name, both in cuts(found, settings.cuts, settings.prompts.seed, shots):
         for half in HALVES:
             mine = [prompt for prompt in prompts if prompt.half == half]
             logging.getLogger(__name__).info("%s, queries of half %s: %s", name, half, both[half].heads)
@@ -123,26 +121,15 @@ def cut_shard(shard: Shard, model: Path, dataset: Path, sums: Sequence[Path | st
 
 def collect(name: str, parts: Sequence[Path | str], path: Path) -> None:
     """One table over all models, from the sums, answers or sources of its parts."""
-    from circuit_phases.llm.summaries import accuracy_table, circuits_table
+    from circuit_phases.llm.summaries import accuracy_table, circuits_table, sources_table
 
     made, schema = {
         "llm_circuits": (circuits_table, schemas.LLM_SUMS),
         "llm_accuracy": (accuracy_table, schemas.LLM_ANSWERS),
-        "llm_sources": (_name_repeats, schemas.LLM_SOURCES),
+        "llm_sources": (sources_table, schemas.LLM_SOURCES),
     }[name]
     rows = made(tables.to_frame(tables.concatenate(parts, schema)))
     tables.write_table(path, rows, schemas.LLM_TABLES[name])
-
-
-def _name_repeats(sources: pd.DataFrame) -> pd.DataFrame:
-    """Name each revision of a model that has the weights of an earlier one after that one."""
-    first = sources.groupby(["kind", "name", "sha256"], sort=False)["revision"].transform("first")
-    named = sources.assign(same_as=first.where(first != sources["revision"], None))
-    for row in named[named["same_as"].notna()].itertuples():
-        logging.getLogger(__name__).warning(
-            "%s: the weights of revision %s are those of %s", row.name, row.revision, row.same_as
-        )
-    return named
 
 
 def _open(shard: Shard, model: Path, dataset: Path) -> tuple[LanguageModel, list[Text], Wording]:
@@ -159,11 +146,10 @@ def _open(shard: Shard, model: Path, dataset: Path) -> tuple[LanguageModel, list
 
 
 def _prompts(shard: Shard, texts: list[Text], wording: Wording, shots: int, kind: str) -> list[Prompt]:
-    from circuit_phases.llm.prompts import draw_queries, make_prompts
+    from circuit_phases.llm.prompts import draw_queries, make_prompts, shard_of
 
     queries = draw_queries(texts, shard.settings.prompts, shots, shard.queries)
-    mine = np.array_split(np.array(queries, dtype=int), shard.settings.shards)[shard.number]
-    return make_prompts(texts, wording, shots, kind, [int(query) for query in mine])
+    return make_prompts(texts, wording, shots, kind, shard_of(queries, shard.number, shard.settings.shards))
 
 
 def _write(frames: list[pd.DataFrame], path: Path, schema: Any) -> None:

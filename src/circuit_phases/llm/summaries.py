@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
@@ -19,6 +21,17 @@ def circuits_table(sums: pd.DataFrame) -> pd.DataFrame:
     value = total["sum"] / count
     variance = (total["sum_of_squares"] / count - value**2).clip(lower=0) / (count - 1).where(count > 1)
     return total.assign(value=value, standard_error=np.sqrt(variance))
+
+
+def sources_table(sources: pd.DataFrame) -> pd.DataFrame:
+    """Each revision of a model that has the weights of an earlier one, named after that one."""
+    first = sources.groupby(["kind", "name", "sha256"], sort=False)["revision"].transform("first")
+    named = sources.assign(same_as=first.where(first != sources["revision"], None))
+    for row in named[named["same_as"].notna()].itertuples():
+        logging.getLogger(__name__).warning(
+            "%s: the weights of revision %s are those of %s", row.name, row.revision, row.same_as
+        )
+    return named
 
 
 def accuracy_table(answers: pd.DataFrame) -> pd.DataFrame:
