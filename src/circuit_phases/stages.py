@@ -180,9 +180,10 @@ def draw_figure(
     png: Path,
 ) -> None:
     """Draw a figure from the tables of its runs, whose phases were found by the given rules."""
-    from circuit_phases.figures.drawing import draw, save
+    from circuit_phases.figures.drawing import collection_waits, draw, save
 
-    save(draw(drawing, _figure_data(series, sources, rules)), pdf, png)
+    with collection_waits():
+        save(draw(drawing, _figure_data(series, sources, rules)), pdf, png)
 
 
 def keep_finding(

@@ -44,7 +44,7 @@ def figure(data: FigureData) -> Figure:
             _draw_levels(axes, data, levels.get_group((split, measure)))
         if split == "conflict":
             _draw_other_tasks(axes, data)
-    step_axes(grid[-1], every_accuracy(data))
+    step_axes(grid, every_accuracy(data))
     accuracy_axis(grid[0, 0], "share")
     for axes in grid[1:, 0]:
         axes.set_ylabel("accuracy")

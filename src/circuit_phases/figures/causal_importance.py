@@ -68,7 +68,7 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
             axes.set_title(f"{name}, layer {layer}")
     for axes in grid.flat:
         shade_phases(axes, found, numbers=False)
-    step_axes(grid[-1], accuracy)
+    step_axes(grid, accuracy)
     accuracy_axis(grid[0, 0], "")
     grid[0, 0].set_ylim(bottom=-0.08)
 

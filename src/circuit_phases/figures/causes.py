@@ -29,14 +29,12 @@ def lost_accuracy(
     Of several heads, each knocked out alone, it is the one whose loss is largest.
     """
     rows = data.effects(run, seed, knock_out, layer, edge)
-    of_heads = pd.DataFrame(
-        {
-            "lost": -rows["accuracy_change"].to_numpy(dtype=np.float64),
-            "standard_error": rows["standard_error"].to_numpy(dtype=np.float64),
-        },
-        index=rows["step"].to_numpy(dtype=np.int64),
-    )
-    return of_heads.sort_values("lost", ascending=False).groupby(level=0).first()
+    steps = rows["step"].to_numpy(dtype=np.int64)
+    lost = -rows["accuracy_change"].to_numpy(dtype=np.float64)
+    errors = rows["standard_error"].to_numpy(dtype=np.float64)
+    order = np.lexsort((-lost, steps))
+    most = order[np.unique(steps[order], return_index=True)[1]]
+    return pd.DataFrame({"lost": lost[most], "standard_error": errors[most]}, index=steps[most])
 
 
 def circuit_links(layers: int) -> dict[int, tuple[tuple[str, int], tuple[str, int]]]:

@@ -36,7 +36,7 @@ def _metrics(part: FigureBase, data: FigureData, layers: list[int], note: str) -
             draw_panel(axes, data, Panel(name * (axes is row[0]), partial(_metric_curves, metric=metric, layer=layer)))
     for axes, layer in zip(grid[0], layers, strict=True):
         axes.set_title(f"Layer {layer}{note}")
-    step_axes(grid[-1], every_accuracy(data))
+    step_axes(grid, every_accuracy(data))
 
 
 def _metric_curves(data: FigureData, series: Series, metric: str, layer: int) -> list[pd.Series[float]]:

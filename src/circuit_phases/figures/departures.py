@@ -46,7 +46,7 @@ def figure(data: FigureData) -> Figure:
     accuracy_axis(grid[0, 0], grid[0, 0].get_ylabel())
     for column, top in zip(columns, grid[0], strict=True):
         top.set_title(column, pad=11)
-    step_axes(grid[-1], curves)
+    step_axes(grid, curves)
     # Of all panels, which share it; they are too small for more than the powers of ten.
     grid[0, 0].xaxis.set_minor_locator(NullLocator())
     found = [phase for runs in cells.values() for phase in runs[0].plateaus]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -23,6 +26,16 @@ def draw(name: str, data: FigureData) -> Figure:
         raise UserError(f"figure = {name!r} is not known (choose from {', '.join(DRAWINGS)}).")
     figure: Figure = import_module(f"circuit_phases.figures.{name}").figure(data)
     return figure
+
+
+@contextmanager
+def collection_waits() -> Iterator[None]:
+    """Python's garbage collector waits: it would look through all that is drawn again and again, and free nothing."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @styling

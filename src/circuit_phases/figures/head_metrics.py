@@ -50,7 +50,7 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
             accuracy_axis(axes, name * (layer == layers[0]))
     for axes, layer in zip(grid[0], layers, strict=True):
         axes.set_title(f"Layer {layer}")
-    step_axes(grid[-1], accuracy)
+    step_axes(grid, accuracy)
     colours = [Patch(color=colour, label=_name(role)) for role, colour in ROLE_COLOURS.items()]
     numbers = sorted({head for _, head in heads})
     lines = [Line2D([], [], color=INK, linestyle=_line(head), label=f"head {head}") for head in numbers]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Ticker
 from matplotlib.collections import PolyCollection, QuadMesh
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import NullFormatter, NullLocator
 from matplotlib.typing import LineStyleType
 
 from circuit_phases.figure_data import CIRCUITS, FigureData, Series
@@ -77,11 +79,15 @@ def step_axis(axes: Axes, accuracy: Iterable[pd.Series[float]], label: bool = Tr
         axes.set_xlabel("training step")
 
 
-def step_axes(bottom: Sequence[Axes], accuracy: Iterable[pd.Series[float]]) -> None:
-    """`step_axis` of all panels that share it, set once, with its label under each of the last row."""
-    step_axis(bottom[0], accuracy)
-    for axes in bottom[1:]:
-        axes.set_xlabel(bottom[0].get_xlabel())
+def step_axes(grid: np.ndarray[tuple[int, int], Any], accuracy: Iterable[pd.Series[float]]) -> None:
+    """`step_axis` of all panels that share it, set once; its label and minor ticks are those of the last row alone."""
+    first, *others = grid[-1]
+    step_axis(first, accuracy)
+    for axes in others:
+        axes.set_xlabel(first.get_xlabel())
+    for axes in grid[:-1].flat:
+        axes.xaxis.minor = Ticker()
+        axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _eventful(accuracy: pd.Series[float]) -> float:
