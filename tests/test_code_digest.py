@@ -20,7 +20,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "training.py").write_text(
         "from circuit_phases.files import A\nfrom circuit_phases.model import logits\n"
     )
-    (tmp_path / "figures.py").write_text("B = 1\n")
+    (tmp_path / "census.py").write_text("B = 1\n")
     return tmp_path
 
 
@@ -33,7 +33,7 @@ def digest(*modules: str) -> str:
 def test_what_a_module_imports_counts_and_plumbing_does_not(package: Path) -> None:
     before = digest("training")
     (package / "files.py").write_text("A = 2\n")
-    (package / "figures.py").write_text("B = 2\n")
+    (package / "census.py").write_text("B = 2\n")
     assert digest("training") == before
     (package / "model.py").write_text("def logits(x):\n    return 3 * x\n")
     assert digest("training") != before

@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from rich.filesize import decimal
 
 from circuit_phases import cleanup, stages
-from circuit_phases.configuration import DEVICES, Configuration, load_configuration, one_line
+from circuit_phases.configuration import DEVICES, Configuration, load_configuration
 from circuit_phases.files import UserError
 from circuit_phases.logs import job_log
+from circuit_phases.mistakes import one_line
 from circuit_phases.paths import PARTIAL, Paths
 from circuit_phases.phases import PhaseSettings
 from circuit_phases.settings import RuleBroken, RunSettings
