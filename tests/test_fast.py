@@ -32,10 +32,10 @@ def build(run: RunSettings, count: int, seed: int = 0) -> tuple[InContextTransfo
     return model, replace(sequences, items=sequences.items.double())
 
 
-def assert_equal_to_the_textbook(run: RunSettings, count: int, seed: int = 0, elementwise: bool = False) -> None:
+def assert_equal_to_the_textbook(run: RunSettings, count: int, seed: int = 0, compiled: bool = False) -> None:
     """Logits, loss, number correct and every gradient agree to float64's rounding."""
     model, sequences = build(run, count, seed)
-    form, batch = FastForm(model, elementwise), Batch.of(sequences)
+    form, batch = FastForm(model, compiled), Batch.of(sequences)
     parameters = dict(model.named_parameters())
     detached = {name: parameter.detach() for name, parameter in parameters.items()}
 
@@ -50,7 +50,7 @@ def assert_equal_to_the_textbook(run: RunSettings, count: int, seed: int = 0, el
         torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-10, msg=lambda text: f"{what}: {text}")
 
     for reused in (False, True):
-        asked = FastForm(model, elementwise, reused)
+        asked = FastForm(model, compiled, reused)
         fast_logits = asked.logits({**constants, **detached}, batch, asked.readout)
         assert_close(fast_logits.permute(2, 1, 0), logits.detach(), f"logits, reused = {reused}")
     assert_close(fast_loss, loss.detach(), "loss")
@@ -79,6 +79,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "one pair": {"N": 1, "heads": 2},
     "six pairs": {"N": 6, "P": 13, "D": 3},
+    "eleven pairs": {"N": 11, "K": 12, "P": 23, "D": 3},
+    "eleven pairs, as released": {"variant": "released_code", "N": 11, "K": 12, "P": 12, "D": 4},
     "no spare position": {"P": 5, "D": 11},
     "one content dimension": {"D": 1, "P": 15},
     "more labels than classes": {"L": 12, "more_labels_than_classes": True},
@@ -120,9 +122,19 @@ def test_every_mask_equals_the_textbook_form(first: list[str], second: list[str]
     assert_equal_to_the_textbook(tiny(masks=[first, second]), count=3)
 
 
-@pytest.mark.parametrize("options", ["the paper's", "as released, four heads", "every label", "six pairs"])
+SUMS = [
+    "the paper's",
+    "as released, four heads",
+    "every label",
+    "six pairs",
+    "eleven pairs",
+    "eleven pairs, as released",
+]
+
+
+@pytest.mark.parametrize("options", [*SUMS, "standard transformer", "standard transformer, every label"])
 def test_the_sums_that_a_compiled_step_uses_equal_the_textbook_form(options: str, tiny: Tiny) -> None:
-    assert_equal_to_the_textbook(tiny(**OPTIONS[options]), count=4, elementwise=True)
+    assert_equal_to_the_textbook(tiny(**OPTIONS[options]), count=4, compiled=True)
 
 
 @st.composite
@@ -157,10 +169,8 @@ def runs(draw: Callable[..., Any]) -> RunSettings:
 
 @settings(max_examples=150)
 @given(runs(), st.integers(1, 20), st.integers(0, 100), st.booleans())
-def test_any_mix_of_options_equals_the_textbook_form(
-    run: RunSettings, count: int, seed: int, elementwise: bool
-) -> None:
-    assert_equal_to_the_textbook(run, count, seed, elementwise)
+def test_any_mix_of_options_equals_the_textbook_form(run: RunSettings, count: int, seed: int, compiled: bool) -> None:
+    assert_equal_to_the_textbook(run, count, seed, compiled)
 
 
 def plain_descent(run: RunSettings, world: World, seed: int, steps: int) -> tuple[dict[str, Tensor], list[float]]:

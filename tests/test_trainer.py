@@ -34,7 +34,7 @@ def test_evaluations_of_many_sequences_are_the_same_in_batches_or_at_once(
 ) -> None:
     settings = tiny(evaluation_sequences=300)
     at_once = trainer_of(settings).evaluate(0)
-    monkeypatch.setattr(evaluation_module, "ATTENTION_AT_ONCE", 1000)
+    monkeypatch.setattr(evaluation_module, "NUMBERS_AT_ONCE", 1000)
     monkeypatch.setattr(evaluation_module, "SEQUENCES_PER_VECTOR", 7)
     for row, in_batches in zip(at_once, trainer_of(settings).evaluate(0), strict=True):
         assert row.keys() == in_batches.keys()

@@ -13,8 +13,8 @@ from circuit_phases.fast import Batch
 from circuit_phases.splits import PARTNERS, EvaluationSet
 from circuit_phases.world import World
 
-ATTENTION_AT_ONCE = 185_000
-"""Weights of a layer's attention in one batch: they then stay in the second-level cache."""
+NUMBERS_AT_ONCE = 300_000
+"""Numbers in one batch's residual stream, scores and attention: they then about fill the second-level cache."""
 SEQUENCES_PER_VECTOR = 16
 """Batches of a multiple of this many sequences fill the widest vectors of a processor."""
 
@@ -37,7 +37,8 @@ class Evaluation:
         for split, partner in pairs:
             place = slice(count, count := count + len(evaluation[split]))
             self._places |= {split: (0, place)} | ({partner: (1, place)} if partner else {})
-        batches = math.ceil(count * heads * world.settings.S**2 / ATTENTION_AT_ONCE)
+        s = world.settings
+        batches = math.ceil(count * s.S * (s.P + s.D + 2 * heads * s.S) / NUMBERS_AT_ONCE)
         size = SEQUENCES_PER_VECTOR * math.ceil(count / batches / SEQUENCES_PER_VECTOR)
         self._batches = []
         for start in range(0, count, size):

@@ -5,7 +5,8 @@ What is saved, exactly:
 - only the rows of the read-out tokens are computed in the last layer;
 - K^T Q and W_O V are merged once a step where that is cheaper than two products per token;
 - with fixed positions only the position columns that are ever non-zero enter the first layer;
-- the read-out row reads the layer before the last through it (`circuit_phases.streams`).
+- the read-out row reads the layer before the last through it, attention or feed-forward
+  (`circuit_phases.streams`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from circuit_phases.sequences import Sequences
 from circuit_phases.streams import (
     AttendedStream,
     EmbeddedStream,
+    FedForwardStream,
     Stream,
     apply_per_head,
     apply_to_tokens,
@@ -37,8 +39,8 @@ Parameters = Mapping[str, Tensor]
 
 # A multiply-add of attention, done element by element, costs about as much as three of a matrix product.
 ELEMENTWISE_COST = 3
-# Above this many tokens, batched matrix products beat element-by-element sums over a compiled loop.
-ELEMENTWISE_TOKENS = 20
+# Where every head sums values of its own, these come from farther away: so many times as much.
+OWN_VALUES_COST = 3
 
 
 class Batch(NamedTuple):
@@ -61,15 +63,15 @@ class Batch(NamedTuple):
 class FastForm:
     """The re-associated form of one model: pure functions of its parameters and a batch.
 
-    Tokens are held in the order x1 ... xN xq l1 ... lN. `elementwise` sums attention element by element
-    where there are few tokens: a compiler makes that fast, and only a compiler does. `reused` parameters
+    Tokens are held in the order x1 ... xN xq l1 ... lN. `compiled` sums attention element by element
+    where that pays: a compiler makes it fast, and only a compiler does. `reused` parameters
     meet many batches: their products with one another are made once for all, so they cost nothing.
     """
 
-    def __init__(self, model: InContextTransformer, elementwise: bool = False, reused: bool = False) -> None:
+    def __init__(self, model: InContextTransformer, compiled: bool = False, reused: bool = False) -> None:
         self.world = model.world_settings
         self.settings = model.settings
-        self.elementwise = elementwise and self.world.S <= ELEMENTWISE_TOKENS
+        self.compiled = compiled
         self.reused = reused
         N, S = self.world.N, self.world.S
         order = torch.cat([torch.arange(0, S, 2), torch.arange(1, S, 2)])
@@ -87,13 +89,13 @@ class FastForm:
         vectors = parameters["embedding.label_vectors"]
         if s.positions != "random":
             fixed = self.item_positions, self.label_positions
-            return EmbeddedStream(s, *fixed, batch.items, batch.labels[:-1], vectors, self.elementwise)
+            return EmbeddedStream(s, *fixed, batch.items, batch.labels[:-1], vectors, self.compiled, self.reused)
         labels = (vectors.T @ one_hot(batch.labels[:-1].reshape(-1), s.L, vectors.dtype)).view(-1, s.N, n)
         labels = functional.pad(labels, (0, 0, 0, 0, s.P + s.D - len(labels), 0))
         items = functional.pad(batch.items, (0, 0, 0, 0, s.P, 0))
         places = torch.cat([numbers(range(start, s.S, 2), items.device) for start in (0, 1)])
         positions = functional.pad(one_hot(places[:, None] + batch.offsets, s.P, vectors.dtype), (0, 0, 0, 0, 0, s.D))
-        return Stream(torch.cat([items, labels], dim=1) + positions, self.elementwise)
+        return Stream(torch.cat([items, labels], dim=1) + positions, self.compiled)
 
     def logits(self, parameters: Parameters, batch: Batch, readout: slice) -> Float[Tensor, "L readout n"]:
         """Logits at some tokens; `parameters` holds fixed label vectors too."""
@@ -103,20 +105,22 @@ class FastForm:
             weights = _scoped(parameters, f"layers.{layer}.")
             last = layer == settings.layers - 1
             rows = readout if last else slice(None)
-            if layer == settings.layers - 2 and self._defers(readout):
-                stream = self._deferred(weights, stream, self.masks[layer])
+            standard = settings.architecture == "standard_transformer"
+            read_through = layer == settings.layers - 2 and self._reads_through(readout)
+            if read_through and not standard:
+                stream = self._attended(weights, stream, self.masks[layer])
                 continue
             reading = stream.residual(rows)
-            asking = reading if last else None
-            u = reading + self._attention(weights, stream, asking, self.masks[layer][rows])
-            if settings.architecture == "standard_transformer":
-                u = _feed_forward(weights, u)
-            stream = Stream(u, self.elementwise)
-        u = stream.residual(slice(None))
+            p = self._pattern(weights, stream, reading if last else None, self.masks[layer][rows])
+            stream = Stream(reading + self._attention(weights, stream, p), self.compiled)
+            if standard:
+                stream = self._fed_forward(weights, stream)
+                if not (last or read_through):
+                    stream = Stream(stream.residual(slice(None)), self.compiled)
         for index in range(settings.hidden_layers + 1):
-            u = _linear(_scoped(parameters, f"classifier.{index}."), u)
+            u = _affine(stream, _scoped(parameters, f"classifier.{index}."))
             if index < settings.hidden_layers:
-                u = functional.relu(u)
+                stream = Stream(functional.relu(u), self.compiled)
         return u
 
     def loss(
@@ -142,15 +146,25 @@ class FastForm:
             answers.append((logits.log_softmax(0), logits.argmax(0)))
         return answers
 
-    def _defers(self, readout: slice) -> bool:
+    def _reads_through(self, readout: slice) -> bool:
         """Whether the last layer, reading one row, had better read through the layer before it.
 
         That applies a matrix per pair of heads twice, and once per head, for one per head and token.
         """
-        one_row = readout == self.query
-        return one_row and self.settings.architecture == "attention_only" and 1 + 2 * self.settings.heads < self.world.S
+        return readout == self.query and 1 + 2 * self.settings.heads < self.world.S
 
-    def _deferred(self, weights: Parameters, stream: Stream, mask: Tensor) -> Stream:
+    def _fed_forward(self, weights: Parameters, stream: Stream) -> FedForwardStream:
+        """Layer norm, then the feed-forward of the standard transformer."""
+        u = stream.residual(slice(None))
+        centred = u - u.mean(0)
+        u = centred * (centred.square().mean(0) + 1e-5).rsqrt()
+        u = u * weights["norm.weight"][:, None, None] + weights["norm.bias"][:, None, None]
+        hidden = functional.relu(_affine(Stream(u, self.compiled), _scoped(weights, "feed_forward_in.")))
+        output = _scoped(weights, "feed_forward_out.")
+        before = u + output["bias"][:, None, None]
+        return FedForwardStream(before, hidden, output["weight"], self.compiled, self.reused)
+
+    def _attended(self, weights: Parameters, stream: Stream, mask: Tensor) -> AttendedStream:
         value, output = weights["value"], weights.get("output")
         heads, w, _ = value.shape
         if output is not None:
@@ -163,7 +177,7 @@ class FastForm:
                 ]
             )
         p = self._pattern(weights, stream, None, mask)
-        return AttendedStream(stream, p, written, self.elementwise, self.reused)
+        return AttendedStream(stream, p, written, self.compiled, self.reused)
 
     def _pattern(
         self, weights: Parameters, stream: Stream, asking: Tensor | None, mask: Tensor
@@ -171,12 +185,15 @@ class FastForm:
         """The attention of the rows that ask, `(d, R, n)`; None: of every token."""
         query, key = weights["query"], weights["key"]
         w = query.shape[1]
-        W, S, R = stream.width, stream.tokens, len(mask)
-        way = _cheapest(
+        W, R = stream.width, len(mask)
+        reading = stream.reading_cost * R
+        asked_for = stream.cost(w) if asking is None else w * W * R
+        merged = stream.cost(W) if asking is None else W * W * R + reading
+        way = self._cheapest(
             {
-                "merged": (W * W * R, W, w * W * W),
-                "query side": (2 * w * W * R, W, 0),
-                "both sides": (w * W * (R + S), w, 0),
+                "merged": (merged, W, w * W * W),
+                "query side": (asked_for + w * W * R + reading, W, 0),
+                "both sides": (asked_for + stream.cost(w), w, 0),
             },
             stream,
             R,
@@ -189,33 +206,44 @@ class FastForm:
         else:
             asked = stream.apply(query) if asking is None else apply_to_tokens(query, asking)
             if way == "both sides":
-                scores = dot_products(asked, stream.apply(key), self.elementwise)
+                scores = dot_products(asked, stream.apply(key), self.compiled)
             else:
                 scores = stream.scores(apply_per_head(stream.narrow(key).transpose(1, 2), asked))
         return masked_softmax(scores, mask[:, :, None], dim=2)
 
+    def _cheapest(self, ways: dict[str, tuple[float, int, int]], stream: Stream, R: int) -> str:
+        """The way of the least cost: (products per sequence, features of attention's sums, products per step)."""
+
+        def cost(way: str) -> float:
+            products, features, once = ways[way]
+            sums = ELEMENTWISE_COST * features * R * stream.tokens
+            return (products + sums) * stream.sequences + (0 if self.reused else once)
+
+        return min(ways, key=cost)
+
     def _attention(
-        self, weights: Parameters, stream: Stream, asking: Tensor | None, mask: Tensor
+        self, weights: Parameters, stream: Stream, p: Float[Tensor, "heads R S n"]
     ) -> Float[Tensor, "d R n"]:
-        """What the heads write into the rows that ask, `(d, R, n)`; None: into every token."""
+        """What the heads write into the rows that ask."""
         value, output = weights["value"], weights.get("output")
         heads, w, d = value.shape
-        W, S, R = stream.width, stream.tokens, len(mask)
-        p = self._pattern(weights, stream, asking, mask)
+        W, R = stream.width, p.shape[1]
+        reading = stream.reading_cost * R
+        own = OWN_VALUES_COST if heads > 1 else 1
         ways = {
-            "project first": (w * W * S + d * w * R, w, 0),
-            "mix first": (w * W * R + d * w * R, W, 0),
+            "project first": (stream.cost(w) + d * w * R, own * w, 0),
+            "mix first": (reading + w * W * R + d * w * R, W, 0),
         }
         if output is not None:
-            ways["merged"] = (d * W * S, d, d * w * W)
-            ways["mix first, merged"] = (d * W * R, W, d * w * W)
-        way = _cheapest(ways, stream, R)
+            ways["merged"] = (stream.cost(d), own * d, d * w * W)
+            ways["mix first, merged"] = (reading + d * W * R, W, d * w * W)
+        way = self._cheapest(ways, stream, R)
         if way == "merged" and output is not None:
-            return weighted_sums(p, stream.apply(product_per_head(output, value)), self.elementwise).sum(0)
+            return weighted_sums(p, stream.apply(product_per_head(output, value)), self.compiled).sum(0)
         if way == "mix first, merged" and output is not None:
             return stream.mix_of(product_per_head(output, value), p).sum(0)
         if way == "project first":
-            mixed = weighted_sums(p, stream.apply(value), self.elementwise)
+            mixed = weighted_sums(p, stream.apply(value), self.compiled)
         else:
             mixed = stream.mix_of(value, p)
         mixed = mixed.reshape(heads * w, R, -1)
@@ -225,27 +253,8 @@ class FastForm:
         return apply_to_tokens(joined, mixed)[0]
 
 
-def _cheapest(ways: dict[str, tuple[int, int, int]], stream: Stream, R: int) -> str:
-    """The way of the least cost: (products per sequence, features of attention's sums, products per step)."""
-
-    def cost(way: str) -> int:
-        products, features, once = ways[way]
-        return (products + ELEMENTWISE_COST * features * R * stream.tokens) * stream.sequences + once
-
-    return min(ways, key=cost)
-
-
-def _feed_forward(weights: Parameters, u: Float[Tensor, "d R n"]) -> Float[Tensor, "d R n"]:
-    centred = u - u.mean(0)
-    u = centred * (centred.square().mean(0) + 1e-5).rsqrt()
-    u = u * weights["norm.weight"][:, None, None] + weights["norm.bias"][:, None, None]
-    hidden = functional.relu(_linear(_scoped(weights, "feed_forward_in."), u))
-    return u + _linear(_scoped(weights, "feed_forward_out."), hidden)
-
-
-def _linear(weights: Parameters, u: Float[Tensor, "inputs R n"]) -> Float[Tensor, "outputs R n"]:
-    product = weights["weight"] @ u.reshape(u.shape[0], -1)
-    return (product + weights["bias"][:, None]).view(-1, *u.shape[1:])
+def _affine(stream: Stream, weights: Parameters) -> Float[Tensor, "outputs R n"]:
+    return stream.apply(weights["weight"][None])[0] + weights["bias"][:, None, None]
 
 
 def _scoped(parameters: Parameters, prefix: str) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
 Arrays stand feature first and sequence last, `(feature, token, n)`, tokens in the order
 x1 ... xN xq l1 ... lN, so that every matrix product is one large one and attention, tiny per
-sequence, runs across sequences (`elementwise`) or, with many tokens, is a product per sequence.
+sequence, runs across sequences where a compiler makes that fast (`compiled`) or, with many tokens, is a product
+per sequence.
 """
 
 from __future__ import annotations
@@ -15,13 +16,23 @@ from torch.nn import functional
 
 from circuit_phases.settings import WorldSettings
 
+ACROSS_SEQUENCES_TOKENS = 20
+"""Above this many tokens attention of several rows is a matrix product per sequence."""
+
 
 class Stream:
     """The residual stream between layers, `(d, tokens, n)`, or as much of its width as can be non-zero."""
 
-    def __init__(self, dense: Float[Tensor, "W S n"], elementwise: bool) -> None:
-        self.dense, self.elementwise = dense, elementwise
+    reading_cost = 0
+    """Multiplications per head, row and sequence in `scores` or `mix`, beside attention's sums."""
+
+    def __init__(self, dense: Float[Tensor, "W S n"], compiled: bool) -> None:
+        self.dense, self.compiled = dense, compiled
         self.width, self.tokens, self.sequences = dense.shape
+
+    def cost(self, out: int) -> float:
+        """Multiplications per head and sequence in `apply` with so many rows."""
+        return out * self.width * self.tokens
 
     def apply(self, matrices: Float[Tensor, "heads out d"]) -> Float[Tensor, "heads out S n"]:
         """Each head's matrix applied to every token."""
@@ -37,11 +48,11 @@ class Stream:
 
     def scores(self, asked: Float[Tensor, "heads W R n"]) -> Float[Tensor, "heads R S n"]:
         """Dot products of each row's vector with every token."""
-        return dot_products(asked, self.dense[None], self.elementwise)
+        return dot_products(asked, self.dense[None], self.compiled)
 
     def mix(self, p: Float[Tensor, "heads R S n"]) -> Float[Tensor, "heads W R n"]:
         """Sums of the tokens, weighted by p."""
-        return weighted_sums(p, self.dense[None], self.elementwise)
+        return weighted_sums(p, self.dense[None], self.compiled)
 
     def scores_of(
         self, matrices: Float[Tensor, "heads d c"], u: Float[Tensor, "c R n"]
@@ -76,12 +87,13 @@ class AttendedStream(Stream):
         before: Stream,
         p: Float[Tensor, "heads S S n"],
         written: Float[Tensor, "heads d W"],
-        elementwise: bool,
+        compiled: bool,
         reused: bool,
     ) -> None:
         self.reused = reused
-        self.before, self.p, self.written, self.elementwise = before, p, written, elementwise
+        self.before, self.p, self.written, self.compiled = before, p, written, compiled
         self.width, self.tokens, self.sequences = written.shape[1], before.tokens, before.sequences
+        self.reading_cost = len(written) * self.width * before.width + (1 + len(written)) * before.reading_cost
 
     def apply(self, matrices: Float[Tensor, "heads out d"]) -> Float[Tensor, "heads out S n"]:
         """Each head's matrix applied to every token, all formed."""
@@ -136,6 +148,49 @@ class AttendedStream(Stream):
         return apply_per_head(self.written, mixed).sum(0)
 
 
+class FedForwardStream(Stream):
+    """A stream after a feed-forward, u_j + output h_j, of which single rows alone are formed.
+
+    As with attention, what a later layer reads is linear in it: a . (output h) = (output^T a) . h.
+    """
+
+    def __init__(
+        self,
+        before: Float[Tensor, "d S n"],
+        hidden: Float[Tensor, "hidden S n"],
+        output: Float[Tensor, "d hidden"],
+        compiled: bool,
+        reused: bool,
+    ) -> None:
+        super().__init__(before, compiled)
+        self.hidden, self.output, self.reused = hidden, output, reused
+        self.reading_cost = output.numel()
+
+    def apply(self, matrices: Float[Tensor, "heads out d"]) -> Float[Tensor, "heads out S n"]:
+        """Each head's matrix applied to every token, all formed where its product with the output costs more."""
+        heads, out, d = matrices.shape
+        each, once = out * (d + len(self.hidden)), out * d * len(self.hidden)
+        formed = d * (out + len(self.hidden))
+        if heads * (each + (0 if self.reused else once / (self.tokens * self.sequences))) > formed:
+            return apply_to_tokens(matrices, self.residual(slice(None)))
+        through = torch.stack([one @ self.output for one in matrices])
+        return apply_to_tokens(matrices, self.dense) + apply_to_tokens(through, self.hidden)
+
+    def residual(self, rows: slice) -> Float[Tensor, "d R n"]:
+        """These tokens at the stream's full width."""
+        return self.dense[:, rows] + apply_to_tokens(self.output[None], self.hidden[:, rows])[0]
+
+    def scores(self, asked: Float[Tensor, "heads d R n"]) -> Float[Tensor, "heads R S n"]:
+        """Dot products of each row's vector with every token."""
+        through = torch.stack([apply_to_tokens(self.output.T[None], one)[0] for one in asked])
+        return super().scores(asked) + dot_products(through, self.hidden[None], self.compiled)
+
+    def mix(self, p: Float[Tensor, "heads R S n"]) -> Float[Tensor, "heads d R n"]:
+        """Sums of the tokens, weighted by p."""
+        mixed = weighted_sums(p, self.hidden[None], self.compiled)
+        return super().mix(p) + torch.stack([apply_to_tokens(self.output[None], one)[0] for one in mixed])
+
+
 class EmbeddedStream(Stream):
     """The residual stream before the first layer, where positions are the same in every sequence.
 
@@ -153,31 +208,38 @@ class EmbeddedStream(Stream):
         items: Float[Tensor, "D N+1 n"],
         labels: Int64[Tensor, "N n"],
         vectors: Float[Tensor, "L content"],
-        elementwise: bool,
+        compiled: bool,
+        reused: bool,
     ) -> None:
-        self.world, self.elementwise = world, elementwise
-        self.placed = item_positions[-1] + 1
-        self.in_items = self.placed + world.D
+        self.world, self.compiled, self.reused = world, compiled, reused
+        self.at_items, self.in_items = item_positions, world.N + 1 + world.D
         self.apart = vectors.shape[1] > world.D
         self.tokens, self.sequences = 2 * world.N + 1, items.shape[-1]
-        at_items = one_hot(numbers(item_positions, items.device), self.placed, items.dtype)[..., None].expand(
-            -1, -1, self.sequences
-        )
-        self.items = torch.cat([at_items, items])
-        height = world.P + world.D if self.apart else self.in_items
+        own = torch.eye(world.N + 1, dtype=items.dtype, device=items.device)[..., None]
+        self.items = torch.cat([own.expand(-1, -1, self.sequences), items])
+        self.placed = world.P if self.apart else item_positions[-1] + 1
+        height = self.placed + world.D
         table = functional.pad(vectors.T, (0, 0, height - vectors.shape[1], 0))
         picks = one_hot(labels, world.L, items.dtype)
-        if label_positions is None and elementwise:
+        if label_positions is None and compiled and self.tokens <= ACROSS_SEQUENCES_TOKENS:
             # Scattered, they stand in memory; compared, each sum that reads them would form them anew.
             picks = torch.zeros_like(picks).scatter(0, labels[None], 1.0)
         elif label_positions is not None:
             at_labels = one_hot(numbers(label_positions, items.device), height, items.dtype)
             table = torch.cat([table, at_labels], dim=1)
-            own = torch.eye(world.N, dtype=items.dtype, device=items.device)[..., None]
-            picks = torch.cat([picks, own.expand(-1, -1, self.sequences)])
+            picks = torch.cat([picks, own[:-1, :-1].expand(-1, -1, self.sequences)])
         self.table: Float[Tensor, "height columns"] = table
         self.picks: Float[Tensor, "columns N n"] = picks
-        self.width = self.in_items + len(picks) if self.apart else self.in_items
+        self.width = self.in_items + len(picks) if self.apart else height
+        self.reading_cost = 0 if self.apart else height * len(picks)
+
+    def cost(self, out: int) -> float:
+        """Multiplications per head and sequence in `apply` with so many rows.
+
+        Tokens need no gradient, which is a third of a product's work; two sets of labels share the items.
+        """
+        items, labels = self.in_items * (self.world.N + 1), len(self.picks) * self.world.N
+        return out * (items / 2 + labels if self.reused else 2 * (items + labels) / 3)
 
     def apply(self, matrices: Float[Tensor, "heads out d"]) -> Float[Tensor, "heads out S n"]:
         """Each head's matrix applied to every token."""
@@ -197,7 +259,7 @@ class EmbeddedStream(Stream):
         asked_of_items = apply_to_tokens(self._for_items(from_labels, 1).transpose(1, 2), earlier)
         among_labels = apply_to_tokens(self._for_labels(from_labels, 1), self.picks)
         by_items = torch.cat(
-            [dot_products(asked_by_items, self.items[None], self.elementwise), self._pick(labels_asked)], dim=2
+            [dot_products(asked_by_items, self.items[None], self.compiled), self._pick(labels_asked)], dim=2
         )
         of_items = functional.pad(self._pick(asked_of_items).transpose(1, 2), (0, 0, 0, 1))
         by_labels = torch.cat([of_items, self._pick(among_labels)], dim=2)
@@ -206,42 +268,44 @@ class EmbeddedStream(Stream):
     def residual(self, rows: slice) -> Float[Tensor, "d R n"]:
         """These tokens at the stream's full width."""
         if range(self.tokens)[rows].stop <= self.world.N + 1:
-            return self._with_spare_positions(self.items[:, rows])
+            return self._spread(self.items[:, rows], self.world.P)
         labels = self._of_table(self.picks)
-        return torch.cat([self._with_spare_positions(self.items), labels], dim=1)[:, rows]
+        return torch.cat([self._spread(self.items, self.world.P), labels], dim=1)[:, rows]
 
     def scores(self, asked: Float[Tensor, "heads W R n"]) -> Float[Tensor, "heads R S n"]:
         """Dot products of each row's vector with every token."""
-        items = dot_products(self._for_items(asked, 1), self.items[None], self.elementwise)
+        items = dot_products(self._for_items(asked, 1), self.items[None], self.compiled)
         return torch.cat([items, self._pick(self._for_labels(asked, 1))], dim=2)
 
     def mix(self, p: Float[Tensor, "heads R S n"]) -> Float[Tensor, "heads W R n"]:
         """Sums of the tokens, weighted by p."""
         on_items, on_labels = p.split([self.world.N + 1, self.world.N], dim=2)
-        items = weighted_sums(on_items, self.items[None], self.elementwise)
-        labels = weighted_sums(on_labels, self.picks[None], self.elementwise)
+        items = weighted_sums(on_items, self.items[None], self.compiled)
+        labels = weighted_sums(on_labels, self.picks[None], self.compiled)
         if self.apart:
             return torch.cat([items, labels], dim=1)
-        return items + torch.stack([apply_to_tokens(self.table[None], one)[0] for one in labels])
+        of_labels = torch.stack([apply_to_tokens(self.table[None], one)[0] for one in labels])
+        return self._spread(items, self.placed) + of_labels
 
     def narrow(self, matrices: Tensor, axis: int = -1) -> Tensor:
         """What meets the stream's own columns, of an axis of full width."""
-        in_use = self._without_spare_positions(matrices, axis)
-        return torch.cat([in_use, self._through_table(matrices, axis)], dim=axis) if self.apart else in_use
+        if not self.apart:
+            return self._without_spare_positions(matrices, axis)
+        return torch.cat([self._of_items(matrices, axis), self._through_table(matrices, axis)], dim=axis)
 
     def widen(self, tokens: Float[Tensor, "heads W R n"]) -> Float[Tensor, "heads d R n"]:
         """Full width, with zeros in the columns that are not in use."""
         if not self.apart:
             return self._with_spare_positions(tokens)
         items, labels = tokens.split([self.in_items, len(self.picks)], dim=1)
-        return self._with_spare_positions(items) + torch.stack([self._of_table(one) for one in labels])
+        return self._spread(items, self.world.P) + torch.stack([self._of_table(one) for one in labels])
 
     def _pick(self, of_table: Float[Tensor, "heads columns R n"]) -> Float[Tensor, "heads R N n"]:
-        return dot_products(of_table, self.picks[None], self.elementwise)
+        return dot_products(of_table, self.picks[None], self.compiled)
 
     def _for_items(self, matrices: Tensor, axis: int = -1) -> Tensor:
         """What meets an item, of an axis that meets the stream's columns."""
-        return matrices.narrow(axis, 0, self.in_items) if self.apart else matrices
+        return matrices.narrow(axis, 0, self.in_items) if self.apart else self._of_items(matrices, axis)
 
     def _for_labels(self, matrices: Tensor, axis: int = -1) -> Tensor:
         """What meets a column of the table, of an axis that meets the stream's columns."""
@@ -258,6 +322,21 @@ class EmbeddedStream(Stream):
         tokens = apply_to_tokens(self.table[None], picked)[0]
         return tokens if self.apart else self._with_spare_positions(tokens)
 
+    def _of_items(self, matrices: Tensor, axis: int) -> Tensor:
+        """What meets an item, of an axis of `placed` positions and the content."""
+        positions = [slice(None)] * matrices.dim()
+        positions[axis] = slice(0, self.at_items[-1] + 1, self.at_items.step)
+        return torch.cat([matrices[tuple(positions)], matrices.narrow(axis, self.placed, self.world.D)], dim=axis)
+
+    def _spread(self, items: Float[Tensor, "*heads in_items R n"], positions: int) -> Float[Tensor, "*heads c R n"]:
+        """Items' columns among so many positions and the content."""
+        own, content = items.split([len(self.at_items), self.world.D], dim=-3)
+        if self.at_items.step > 1:
+            between = torch.zeros_like(own)
+            own = torch.stack([own, between], dim=-3).flatten(-4, -3).narrow(-3, 0, self.at_items[-1] + 1)
+        spare = content.new_zeros(*content.shape[:-3], positions - own.shape[-3], *content.shape[-2:])
+        return torch.cat([own, spare, content], dim=-3)
+
     def _without_spare_positions(self, matrices: Tensor, axis: int) -> Tensor:
         if self.placed == self.world.P:
             return matrices
@@ -270,20 +349,25 @@ class EmbeddedStream(Stream):
         return torch.cat([positions, gap, content], dim=-3)
 
 
+def across_sequences(rows: int, tokens: int) -> bool:
+    """Whether element-by-element sums over a compiled loop beat one matrix product per sequence."""
+    return rows == 1 or tokens <= ACROSS_SEQUENCES_TOKENS
+
+
 def dot_products(
-    asked: Float[Tensor, "heads W R n"], keys: Float[Tensor, "keys W S n"], elementwise: bool
+    asked: Float[Tensor, "heads W R n"], keys: Float[Tensor, "keys W S n"], compiled: bool
 ) -> Float[Tensor, "heads R S n"]:
     """Dot products over the features; a key axis of 1 serves every head."""
-    if elementwise:
+    if compiled and across_sequences(asked.shape[2], keys.shape[2]):
         return (asked[:, :, :, None] * keys[:, :, None]).sum(1)
     return product_per_sequence(asked.transpose(1, 2), keys)
 
 
 def weighted_sums(
-    p: Float[Tensor, "heads R S n"], values: Float[Tensor, "keys W S n"], elementwise: bool
+    p: Float[Tensor, "heads R S n"], values: Float[Tensor, "keys W S n"], compiled: bool
 ) -> Float[Tensor, "heads W R n"]:
     """Sums over the tokens attended to; a key axis of 1 serves every head."""
-    if elementwise:
+    if compiled and across_sequences(*p.shape[1:3]):
         return (p[:, None] * values[:, :, None]).sum(3)
     return product_per_sequence(values, p.transpose(1, 2))
 

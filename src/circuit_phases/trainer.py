@@ -77,7 +77,7 @@ class Trainer:
     def _answers_from(self, start: int) -> Callable[..., Callable[..., Any]]:
         """The queries' answers under a step's masks, of parameters and then of batches, compiled where that pays."""
         plain, compilable = (
-            FastForm(self.model.at_step(start), elementwise, reused=True).query_answers for elementwise in (False, True)
+            FastForm(self.model.at_step(start), compiled, reused=True).query_answers for compiled in (False, True)
         )
         return compiled_in_stages(compilable, plain) if compiles(self.settings) else partial(partial, plain)
 
@@ -154,8 +154,8 @@ def _step_of(
     """The step of plain gradient descent under the masks of step `start`, compiled where that pays."""
     learning_rate = trainer.settings.training.learning_rate
 
-    def by(differentiated: Callable[[LossForm], Differentiated], elementwise: bool) -> Callable[..., Outcome]:
-        differentiate = differentiated(FastForm(trainer.model.at_step(start), elementwise).loss)
+    def by(differentiated: Callable[[LossForm], Differentiated], compiled: bool) -> Callable[..., Outcome]:
+        differentiate = differentiated(FastForm(trainer.model.at_step(start), compiled).loss)
 
         def step(parameters: Parameters, constants: Parameters, batch: Batch) -> Outcome:
             gradients, (loss, correct) = differentiate(parameters, constants, batch)
@@ -165,5 +165,5 @@ def _step_of(
 
         return step
 
-    step = by(plain, elementwise=False)
-    return compiled_or_plain(by(compilable, elementwise=True), step) if compiles(trainer.settings) else step
+    step = by(plain, compiled=False)
+    return compiled_or_plain(by(compilable, compiled=True), step) if compiles(trainer.settings) else step
