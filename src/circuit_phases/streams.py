@@ -169,9 +169,9 @@ class FedForwardStream(Stream):
     def apply(self, matrices: Float[Tensor, "heads out d"]) -> Float[Tensor, "heads out S n"]:
         """Each head's matrix applied to every token, all formed where its product with the output costs more."""
         heads, out, d = matrices.shape
-        each, once = out * (d + len(self.hidden)), out * d * len(self.hidden)
-        formed = d * (out + len(self.hidden))
-        if heads * (each + (0 if self.reused else once / (self.tokens * self.sequences))) > formed:
+        hidden, tokens = len(self.hidden), self.tokens * self.sequences
+        once = 0 if self.reused else d * hidden / tokens
+        if heads * out * (d + hidden + once) > d * (hidden + heads * out):
             return apply_to_tokens(matrices, self.residual(slice(None)))
         through = torch.stack([one @ self.output for one in matrices])
         return apply_to_tokens(matrices, self.dense) + apply_to_tokens(through, self.hidden)
@@ -331,9 +331,8 @@ class EmbeddedStream(Stream):
     def _spread(self, items: Float[Tensor, "*heads in_items R n"], positions: int) -> Float[Tensor, "*heads c R n"]:
         """Items' columns among so many positions and the content."""
         own, content = items.split([len(self.at_items), self.world.D], dim=-3)
-        if self.at_items.step > 1:
-            between = torch.zeros_like(own)
-            own = torch.stack([own, between], dim=-3).flatten(-4, -3).narrow(-3, 0, self.at_items[-1] + 1)
+        if self.at_items.step == 2:
+            own = torch.stack([own, torch.zeros_like(own)], dim=-3).flatten(-4, -3).narrow(-3, 0, self.at_items[-1] + 1)
         spare = content.new_zeros(*content.shape[:-3], positions - own.shape[-3], *content.shape[-2:])
         return torch.cat([own, spare, content], dim=-3)
 
