@@ -84,6 +84,7 @@ def test_the_real_rules_depend_on_what_decides_their_numbers() -> None:
         "evaluation",
         "fast",
         "streams",
+        "products",
         "model",
         "sequences",
         "splits",

@@ -20,12 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from circuit_phases.model import InContextTransformer, masked_softmax
-from circuit_phases.sequences import Sequences
-from circuit_phases.streams import (
-    AttendedStream,
-    EmbeddedStream,
-    FedForwardStream,
-    Stream,
+from circuit_phases.products import (
     apply_per_head,
     apply_to_tokens,
     dot_products,
@@ -34,6 +29,8 @@ from circuit_phases.streams import (
     product_per_head,
     weighted_sums,
 )
+from circuit_phases.sequences import Sequences
+from circuit_phases.streams import AttendedStream, EmbeddedStream, FedForwardStream, Stream
 
 Parameters = Mapping[str, Tensor]
 
