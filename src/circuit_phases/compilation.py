@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.dialect.common.cse_pass import CSEPass
@@ -16,6 +17,9 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflat
 logger = logging.getLogger(__name__)
 
 OPTIONS: dict[str, Any] = {
+    # Instructions that the processor has are not tried out first, a third of the compile time: a compiler that takes
+    # torch's headers knows them.
+    "cpp.vec_isa_ok": True,
     # The calls between kernels in C++ too: a step has a hundred of them.
     "cpp_wrapper": True,
     # Keep attention weights in memory: written into the sums that read them, they are divided again each time.
@@ -79,20 +83,18 @@ def _compiled(
         node.meta.clear()
     count = len(tree_leaves(first))
     products, rest = _parted(traced, count)
-    once: Callable[..., Sequence[Any]] = (
-        torch._inductor.compile(products, examples[:count], options=OPTIONS) if products else lambda *_: ()
-    )
-    inner = torch._inductor.compile(rest, [*once(*examples[:count]), *examples], options=OPTIONS)
+    # Run once an evaluation, the products of the first are not worth compiling.
+    inner = torch._inductor.compile(rest, [*products(*examples[:count]), *examples], options=OPTIONS)
 
     def prepare(*first: Any) -> Callable[..., Any]:
         leaves = tree_leaves(first)
-        known = [*once(*leaves), *leaves]
+        known = [*products(*leaves), *leaves]
         return lambda *values: tree_unflatten(inner(*known, *tree_leaves(values)), result)
 
     return prepare
 
 
-def _parted(traced: GraphModule, count: int) -> tuple[GraphModule | None, GraphModule]:
+def _parted(traced: GraphModule, count: int) -> tuple[Callable[..., Sequence[Tensor]], GraphModule]:
     """The matrix products of the first `count` arguments alone, and the rest, which takes them before its arguments."""
     arguments = [node for node in traced.graph.nodes if node.op == "placeholder"]
     known = set(arguments[:count])
@@ -101,7 +103,7 @@ def _parted(traced: GraphModule, count: int) -> tuple[GraphModule | None, GraphM
             known.add(node)
     products = [node for node in traced.graph.nodes if node in known and node.target in PRODUCTS]
     if not products:
-        return None, traced
+        return lambda *_: (), traced
     results = cast("list[Node]", traced.graph.output_node().args[0])
     return _part(traced, arguments[:count], products), _part(traced, [*products, *arguments], results)
 
