@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 from circuit_phases.datasets import FILES, read_evaluation_set, read_world, write_dataset
 from circuit_phases.files import DamagedFile, UserError
 from circuit_phases.sequences import Sequences, TrainingBatches
+from circuit_phases.settings import RunSettings
 from circuit_phases.splits import PARTNERS, evaluation_set
 from circuit_phases.world import World
 
@@ -55,6 +58,25 @@ def test_the_evaluation_set_comes_back_to_the_bit(
             assert read.dtype == written.dtype
             assert read.shape == written.shape
             assert read.numpy().tobytes() == written.contiguous().numpy().tobytes()
+
+
+def test_a_training_job_is_not_made_larger_by_pandas_or_scipy(
+    tiny: Callable[..., RunSettings], tiny_world: TinyWorld, tmp_path: Path
+) -> None:
+    write_dataset(tiny_world(), tmp_path)
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from circuit_phases.datasets import read_evaluation_set, read_world\n"
+        "from circuit_phases.settings import RunSettings\n"
+        "from circuit_phases.training import Trainer\n"
+        f"settings, folder = RunSettings.from_parameters(**{tiny().parameters}), Path({str(tmp_path)!r})\n"
+        "world, evaluation = read_world(folder, settings.world, 0), read_evaluation_set(folder, settings.world)\n"
+        "Trainer(settings, world, evaluation, 0).evaluate(0)\n"
+        "print(sorted({'pandas', 'pyarrow', 'scipy.optimize'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['pyarrow']"
 
 
 def test_a_world_read_back_gives_the_same_training_batches(tiny_world: TinyWorld, tmp_path: Path) -> None:

@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from circuit_phases.files import DamagedFile
@@ -30,7 +29,7 @@ def write_dataset(world: World, folder: Path) -> None:
         table = pa.table({name: numbers, "vector": list(vectors)}, schema=VECTORS[name])
         write_table(folder / f"{'class_means' if name == 'class' else 'label_vectors'}.parquet", table, VECTORS[name])
     T, K = world.label_tables.shape
-    table = pd.DataFrame(
+    table = pa.table(
         {
             "task": np.repeat(np.arange(1, T + 1), K),
             "class": np.tile(np.arange(1, K + 1), T),
@@ -50,10 +49,10 @@ def read_world(folder: Path, settings: WorldSettings, seed: int) -> World:
         UserError, DamagedFile: if a file is missing or cannot be read.
     """
     means, vectors = (
-        np.stack(read_table(folder / f"{file}.parquet", VECTORS[name])["vector"].to_numpy())
+        _numbers(read_table(folder / f"{file}.parquet", VECTORS[name])["vector"]).numpy()
         for file, name in (("class_means", "class"), ("label_vectors", "label"))
     )
-    labels = read_table(folder / "label_tables.parquet", LABEL_TABLES)["label"].to_numpy()
+    labels = _numbers(read_table(folder / "label_tables.parquet", LABEL_TABLES)["label"])[:, 0].numpy()
     s = settings
     shapes = {"class_means": (means.shape, (s.K, s.D)), "label_vectors": (vectors.shape, (s.L, s.D))}
     shapes["label_tables"] = ((len(labels), labels.max() <= s.L), (s.T * s.K, True))
@@ -71,13 +70,18 @@ def read_evaluation_set(folder: Path, settings: WorldSettings) -> EvaluationSet:
     """
     path = folder / "evaluation_sequences.parquet"
     table = read_table(path, EVALUATION_SEQUENCES)
+    splits = table["split"].to_pylist()
     found: EvaluationSet = {}
     for split, partner in PARTNERS.items():
-        rows = table.filter(pc.field("split") == split)
-        if len(rows):
-            found[split] = _read_split(path, rows, settings)
-        if len(rows) and partner:
-            found[partner] = replace(found[split], labels=_numbers(rows, "partner_labels") - 1)
+        if split not in splits:
+            continue
+        rows = table.slice(splits.index(split), splits.count(split))
+        found[split] = _read_split(path, rows, settings)
+        if partner:
+            found[partner] = replace(found[split], labels=_numbers(rows["partner_labels"]) - 1)
+    del table, rows
+    # A training job has forty megabytes less for it.
+    pa.default_memory_pool().release_unused()
     return found
 
 
@@ -97,19 +101,20 @@ def _split_table(split: str, evaluation: EvaluationSet) -> pa.Table:
 
 
 def _read_split(path: Path, rows: pa.Table, settings: WorldSettings) -> Sequences:
-    columns = {name: _numbers(rows, name) for name in ("classes", "labels", "items")}
+    columns = {name: _numbers(rows[name]) for name in ("classes", "labels", "items")}
     if [each.shape[1] for each in columns.values()] != [settings.N + 1, settings.N + 1, (settings.N + 1) * settings.D]:
         raise DamagedFile(path, "it belongs to a world of other settings")
     return Sequences(
-        tasks=torch.from_numpy(rows["task"].fill_null(0).to_numpy() - 1),
+        tasks=torch.tensor([(task or 0) - 1 for task in rows["task"].to_pylist()]),
         classes=columns["classes"] - 1,
         labels=columns["labels"] - 1,
         items=columns["items"].view(len(rows), settings.N + 1, settings.D),
-        offsets=_numbers(rows, "offset")[:, 0],
+        offsets=_numbers(rows["offset"])[:, 0],
     )
 
 
-def _numbers(rows: pa.Table, name: str) -> Tensor:
-    values = rows[name].combine_chunks()
+def _numbers(column: pa.ChunkedArray) -> Float[Tensor, "rows width"] | Int64[Tensor, "rows width"]:
+    """A column of numbers, or of lists of as many of them in each row."""
+    values = column.combine_chunks()
     flat = values.flatten() if pa.types.is_list(values.type) else values
-    return torch.from_numpy(flat.to_numpy(zero_copy_only=False).copy()).view(len(rows), -1)
+    return torch.from_dlpack(flat).clone().view(len(column), -1)

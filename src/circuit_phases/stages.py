@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow.compute as pc
 
 from circuit_phases import schemas, tables
@@ -14,6 +13,8 @@ from circuit_phases.files import write_text
 from circuit_phases.settings import AttributionSettings, RunSettings
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from circuit_phases.figure_data import FigureData, Series
     from circuit_phases.phases import PhaseSettings
     from circuit_phases.trainer import Device

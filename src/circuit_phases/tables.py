@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from circuit_phases.files import DamagedFile, UserError, replacing
 from circuit_phases.schemas import DATASET_TABLES, FIGURE_TABLES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# pandas is imported where a data frame is made: a training job, which makes none, is 40 MB smaller without it.
 
 
 def write_table(path: Path | str, table: pa.Table | pd.DataFrame, schema: pa.Schema) -> None:
@@ -21,7 +25,7 @@ def write_table(path: Path | str, table: pa.Table | pd.DataFrame, schema: pa.Sch
         UserError: if the folder cannot be written to or the disk is full.
         pyarrow.ArrowInvalid, KeyError: if the table does not fit the schema.
     """
-    if isinstance(table, pd.DataFrame):
+    if not isinstance(table, pa.Table):
         table = pa.Table.from_pandas(table[schema.names], schema=schema, preserve_index=False)
     table = table.select(schema.names).cast(schema).replace_schema_metadata(schema.metadata)
     with replacing(Path(path)) as temporary:
@@ -61,6 +65,8 @@ def read_frame(path: Path | str, schema: pa.Schema) -> pd.DataFrame:
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
     """A data frame whose integer columns stay integers where they have nulls."""
+    import pandas as pd
+
     kinds = {pa.int64(): pd.Int64Dtype()}
     return table.to_pandas(types_mapper=kinds.get)
 

@@ -9,7 +9,6 @@ from functools import cached_property
 import numpy as np
 import torch
 from jaxtyping import Float32, Float64, Int64
-from scipy.optimize import linear_sum_assignment
 
 from circuit_phases.settings import WorldSettings
 
@@ -100,6 +99,9 @@ def _disjoint_tables(T: int, K: int, generator: np.random.Generator) -> Int64[np
     Each task is the cheapest assignment under random costs that avoids every pair used before; one
     always exists, since the pairs left form a regular bipartite graph.
     """
+    # Imported here: few worlds need it, and it takes 35 MB.
+    from scipy.optimize import linear_sum_assignment
+
     used = np.zeros((K, K), dtype=bool)
     tables = np.empty((T, K), dtype=np.int64)
     for task in range(T):
