@@ -190,7 +190,7 @@ class Campaign:
             assert re.search(r"Cannot write|not allowed \(no permission|No space left|Read-only", output), output[
                 -2000:
             ]
-            leftovers = [path for path in self.results.rglob(".*") if path.name != ".lock" and path.is_file()]
+            leftovers = [path for path in self.results.rglob(".*") if path.name not in LASTING and path.is_file()]
             assert not leftovers, leftovers
             subprocess.run(["mount", "-o", "remount,rw,size=200m", str(self.results)], check=True)
             self.run_to_the_end()
@@ -238,6 +238,9 @@ def alter(path: Path) -> None:
         content[place] ^= 0x10
     path.write_bytes(content)
 
+
+LASTING = (".lock", ".snakemake_timestamp")
+"""Hidden files that belong to what is finished: a run's lock, and Snakemake's mark of a finished folder."""
 
 DAMAGED = {
     "datasets/*/class_means.parquet": "train",
