@@ -68,18 +68,7 @@ def read_evaluation_set(folder: Path, settings: WorldSettings) -> EvaluationSet:
     Raises:
         UserError, DamagedFile: if the file is missing or cannot be read.
     """
-    path = folder / "evaluation_sequences.parquet"
-    table = read_table(path, EVALUATION_SEQUENCES)
-    splits = table["split"].to_pylist()
-    found: EvaluationSet = {}
-    for split, partner in PARTNERS.items():
-        if split not in splits:
-            continue
-        rows = table.slice(splits.index(split), splits.count(split))
-        found[split] = _read_split(path, rows, settings)
-        if partner:
-            found[partner] = replace(found[split], labels=_numbers(rows["partner_labels"]) - 1)
-    del table, rows
+    found = _read_splits(folder / "evaluation_sequences.parquet", settings)
     # A training job has forty megabytes less for it.
     pa.default_memory_pool().release_unused()
     return found
@@ -98,6 +87,20 @@ def _split_table(split: str, evaluation: EvaluationSet) -> pa.Table:
         "items": list(sequences.items.flatten(1).numpy()),
     }
     return pa.table(columns, schema=EVALUATION_SEQUENCES)
+
+
+def _read_splits(path: Path, settings: WorldSettings) -> EvaluationSet:
+    table = read_table(path, EVALUATION_SEQUENCES)
+    splits = table["split"].to_pylist()
+    found: EvaluationSet = {}
+    for split, partner in PARTNERS.items():
+        if split not in splits:
+            continue
+        rows = table.slice(splits.index(split), splits.count(split))
+        found[split] = _read_split(path, rows, settings)
+        if partner:
+            found[partner] = replace(found[split], labels=_numbers(rows["partner_labels"]) - 1)
+    return found
 
 
 def _read_split(path: Path, rows: pa.Table, settings: WorldSettings) -> Sequences:
