@@ -53,12 +53,12 @@ class Evaluation:
         `answers_of` is `FastForm.query_answers` of some parameters.
         """
         answers = [answers_of(*batch) for batch in self._batches]
+        of_labels = [
+            [torch.cat(parts, dim=-1).cpu().numpy() for parts in zip(*those, strict=True)]
+            for those in zip(*answers, strict=True)
+        ]
         rows = []
         for split, reading in self._readings.items():
             which, place = self._places[split]
-            log_probabilities, likeliest = (
-                torch.cat(parts, dim=-1)[..., place].cpu().numpy()
-                for parts in zip(*(both[which] for both in answers), strict=True)
-            )
-            rows += reading.rows(log_probabilities, likeliest)
+            rows += reading.rows(*(values[..., place] for values in of_labels[which]))
         return rows
