@@ -44,8 +44,8 @@ class Stream:
         return apply_to_tokens(matrices, self.dense)
 
     def pairs(self, matrices: Float[Tensor, "heads W W"]) -> Float[Tensor, "heads S S n"]:
-        """u_j . (matrix u_i) of every pair of tokens, `(head, i, j)`."""
-        return self.scores(self.apply(matrices))
+        """u_j . (matrix u_i) of every pair of tokens, `(head, i, j)`, but for the first i, which sees itself alone."""
+        return functional.pad(self.scores(apply_to_tokens(matrices, self.dense[:, 1:])), (0, 0, 0, 0, 1, 0))
 
     def residual(self, rows: slice) -> Float[Tensor, "d R n"]:
         """These tokens at the stream's full width."""
