@@ -17,7 +17,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflat
 logger = logging.getLogger(__name__)
 
 OPTIONS: dict[str, Any] = {
-    # Instructions that the processor has are not tried out first, a third of the compile time: a compiler that takes
+    # Instructions that the processor has are not tried out first, a quarter of the compile time: a compiler that takes
     # torch's headers knows them.
     "cpp.vec_isa_ok": True,
     # The calls between kernels in C++ too: a step has a hundred of them.
