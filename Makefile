@@ -9,11 +9,12 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # uv does in ten seconds what takes pip up to a minute. It reads none of pip's settings, so it is told where
 # packages are found, unless it has been told itself; where it cannot install, pip does.
-pip_setting = $$($(BIN)/python -m pip config list | sed -n "s/.*\.$(1)='\(.*\)'/\1/p" | head -n 1)
 define install
-	@UV_FIND_LINKS="$${UV_FIND_LINKS-$(call pip_setting,find-links)}" \
-	UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX-$(call pip_setting,index-url)}" \
-	UV_INDEX="$${UV_INDEX-$(call pip_setting,extra-index-url)}" \
+	@settings="$$($(BIN)/python -m pip config list)"; \
+	setting() { echo "$$settings" | sed -n "s/.*\.$$1='\(.*\)'/\1/p" | head -n 1; }; \
+	UV_FIND_LINKS="$${UV_FIND_LINKS-$$(setting find-links)}" \
+	UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX-$$(setting index-url)}" \
+	UV_INDEX="$${UV_INDEX-$$(setting extra-index-url)}" \
 	$(BIN)/uv pip install --quiet --index-strategy unsafe-best-match --python $(BIN)/python --constraint constraints.txt $(1) || \
 	{ echo "uv cannot install this here; pip does." && \
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt $(1); }

@@ -96,6 +96,7 @@ def _read_splits(path: Path, settings: WorldSettings) -> EvaluationSet:
     for split, partner in PARTNERS.items():
         if split not in splits:
             continue
+        # They are written together.
         rows = table.slice(splits.index(split), splits.count(split))
         found[split] = _read_split(path, rows, settings)
         if partner:
