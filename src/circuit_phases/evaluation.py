@@ -13,7 +13,7 @@ from circuit_phases.fast import Batch
 from circuit_phases.splits import PARTNERS, EvaluationSet
 from circuit_phases.world import World
 
-NUMBERS_AT_ONCE = 300_000
+NUMBERS_AT_ONCE = 400_000
 """Numbers in one batch's residual stream, scores and attention: they then about fill the second-level cache."""
 SEQUENCES_PER_VECTOR = 16
 """Batches of a multiple of this many sequences fill the widest vectors of a processor."""

@@ -30,7 +30,7 @@ from circuit_phases.products import (
     weighted_sums,
 )
 from circuit_phases.sequences import Sequences
-from circuit_phases.streams import AttendedStream, EmbeddedStream, FedForwardStream, Stream
+from circuit_phases.streams import AttendedStream, AttendingTokens, EmbeddedStream, FedForwardStream, Stream
 
 Parameters = Mapping[str, Tensor]
 
@@ -104,12 +104,16 @@ class FastForm:
             rows = readout if last else slice(None)
             standard = settings.architecture == "standard_transformer"
             read_through = layer == settings.layers - 2 and self._reads_through(readout)
+            asking = stream.at(rows) if last else None
+            p = self._pattern(weights, stream, asking, self.masks[layer][rows])
             if read_through and not standard:
-                stream = self._attended(weights, stream, self.masks[layer])
-                continue
-            reading = stream.residual(rows)
-            p = self._pattern(weights, stream, reading if last else None, self.masks[layer][rows])
-            stream = Stream(reading + self._attention(weights, stream, p), self.compiled)
+                written = self._written(weights, stream)
+                stream = AttendedStream(stream, p, written, self.compiled, self.reused)
+            elif stream.unformed:
+                stream = AttendingTokens(stream, rows, p, self._written(weights, stream))
+            else:
+                reading = asking or stream.at(rows)
+                stream = Stream(reading.dense + self._attention(weights, stream, p), self.compiled)
             if standard:
                 stream = self._fed_forward(weights, stream)
                 if not (last or read_through):
@@ -161,25 +165,23 @@ class FastForm:
         before = u + output["bias"][:, None, None]
         return FedForwardStream(before, hidden, output["weight"], self.compiled, self.reused)
 
-    def _attended(self, weights: Parameters, stream: Stream, mask: Tensor) -> AttendedStream:
+    def _written(self, weights: Parameters, stream: Stream) -> Float[Tensor, "heads d W"]:
+        """The matrices by which the heads write what they attend to."""
         value, output = weights["value"], weights.get("output")
         heads, w, _ = value.shape
         if output is not None:
-            written = product_per_head(output, stream.narrow(value))
-        else:
-            written = torch.stack(
-                [
-                    functional.pad(one, (0, 0, head * w, (heads - 1 - head) * w))
-                    for head, one in enumerate(stream.narrow(value))
-                ]
-            )
-        p = self._pattern(weights, stream, None, mask)
-        return AttendedStream(stream, p, written, self.compiled, self.reused)
+            return product_per_head(output, stream.narrow(value))
+        return torch.stack(
+            [
+                functional.pad(one, (0, 0, head * w, (heads - 1 - head) * w))
+                for head, one in enumerate(stream.narrow(value))
+            ]
+        )
 
     def _pattern(
-        self, weights: Parameters, stream: Stream, asking: Tensor | None, mask: Tensor
+        self, weights: Parameters, stream: Stream, asking: Stream | None, mask: Tensor
     ) -> Float[Tensor, "heads R S n"]:
-        """The attention of the rows that ask, `(d, R, n)`; None: of every token."""
+        """The attention of the tokens that ask (None: of every token)."""
         query, key = weights["query"], weights["key"]
         w = query.shape[1]
         W, R = stream.width, len(mask)
@@ -201,7 +203,7 @@ class FastForm:
             else:
                 scores = stream.scores_of(product_per_head(key.transpose(1, 2), query), asking)
         else:
-            asked = stream.apply(query) if asking is None else apply_to_tokens(query, asking)
+            asked = stream.apply(query) if asking is None else asking.apply(query)
             if way == "both sides":
                 scores = dot_products(asked, stream.apply(key), self.compiled)
             else:
@@ -238,11 +240,11 @@ class FastForm:
         if way == "merged" and output is not None:
             return weighted_sums(p, stream.apply(product_per_head(output, value)), self.compiled).sum(0)
         if way == "mix first, merged" and output is not None:
-            return stream.mix_of(product_per_head(output, value), p).sum(0)
+            return stream.mix_of(stream.narrow(product_per_head(output, value)), p).sum(0)
         if way == "project first":
             mixed = weighted_sums(p, stream.apply(value), self.compiled)
         else:
-            mixed = stream.mix_of(value, p)
+            mixed = stream.mix_of(stream.narrow(value), p)
         mixed = mixed.reshape(heads * w, R, -1)
         if output is None:
             return mixed

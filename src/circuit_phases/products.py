@@ -43,10 +43,19 @@ def apply_to_tokens(
 
 
 def apply_per_head(
-    matrices: Float[Tensor, "heads out W"], u: Float[Tensor, "heads W S n"]
+    matrices: Float[Tensor, "heads out W"],
+    u: Float[Tensor, "heads W S n"],
+    onto: Float[Tensor, "heads out S n"] | None = None,
 ) -> Float[Tensor, "heads out S n"]:
-    """Each head's matrix applied to that head's own tokens."""
-    return product_per_head(matrices, u.flatten(2)).view(*matrices.shape[:2], *u.shape[2:])
+    """Each head's matrix applied to that head's own tokens, added onto what is given."""
+    if onto is None:
+        products = product_per_head(matrices, u.flatten(2))
+    else:
+        # Compiled, such a sum stands in memory, where a sum of products would be formed by each who reads it.
+        products = torch.stack(
+            [torch.addmm(*those) for those in zip(onto.flatten(2), matrices, u.flatten(2), strict=True)]
+        )
+    return products.view(*matrices.shape[:2], *u.shape[2:])
 
 
 def product_per_head(left: Float[Tensor, "heads a b"], right: Float[Tensor, "heads b c"]) -> Float[Tensor, "heads a c"]:

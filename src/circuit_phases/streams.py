@@ -30,6 +30,8 @@ class Stream:
 
     reading_cost = 0
     """Multiplications per head, row and sequence in `scores` or `mix`, beside attention's sums."""
+    unformed = False
+    """Whether single tokens are best read without being formed."""
 
     def __init__(self, dense: Float[Tensor, "W S n"], compiled: bool) -> None:
         self.dense, self.compiled = dense, compiled
@@ -39,9 +41,21 @@ class Stream:
         """Multiplications per head and sequence in `apply` with so many rows."""
         return out * self.width * self.tokens
 
+    def cost_of_row(self, out: int) -> float:
+        """Multiplications per sequence in `apply_at` with so many rows and one token."""
+        return out * self.width
+
     def apply(self, matrices: Float[Tensor, "heads out d"]) -> Float[Tensor, "heads out S n"]:
         """Each head's matrix applied to every token."""
         return apply_to_tokens(matrices, self.dense)
+
+    def at(self, rows: slice) -> Stream:
+        """These tokens alone."""
+        return Stream(self.residual(rows), self.compiled)
+
+    def apply_at(self, matrices: Float[Tensor, "heads out d"], rows: slice) -> Float[Tensor, "heads out R n"]:
+        """Each head's matrix applied to these tokens."""
+        return self.at(rows).apply(matrices)
 
     def pairs(self, matrices: Float[Tensor, "heads W W"]) -> Float[Tensor, "heads S S n"]:
         """u_j . (matrix u_i) of every pair of tokens, `(head, i, j)`, but for the first i, which sees itself alone."""
@@ -59,17 +73,18 @@ class Stream:
         """Sums of the tokens, weighted by p."""
         return weighted_sums(p, self.dense[None], self.compiled)
 
-    def scores_of(
-        self, matrices: Float[Tensor, "heads d c"], u: Float[Tensor, "c R n"]
-    ) -> Float[Tensor, "heads R S n"]:
-        """Dot products of each head's matrix applied to these rows with every token."""
-        return self.scores(apply_to_tokens(self.narrow(matrices, axis=1), u))
+    def scores_of(self, matrices: Float[Tensor, "heads d d"], asking: Stream) -> Float[Tensor, "heads R S n"]:
+        """Dot products of each head's matrix applied to those who ask with every token."""
+        return self.scores(asking.apply(self.narrow(matrices, axis=1)))
 
     def mix_of(
-        self, matrices: Float[Tensor, "heads out d"], p: Float[Tensor, "heads R S n"]
+        self,
+        matrices: Float[Tensor, "heads out W"],
+        p: Float[Tensor, "heads R S n"],
+        onto: Float[Tensor, "heads out R n"] | None = None,
     ) -> Float[Tensor, "heads out R n"]:
-        """Each head's matrix applied to the sums of the tokens, weighted by p."""
-        return apply_per_head(self.narrow(matrices), self.mix(p))
+        """Each head's matrix applied to the sums of the tokens, weighted by p, added onto what is given."""
+        return apply_per_head(matrices, self.mix(p), onto)
 
     def narrow(self, matrices: Tensor, axis: int = -1) -> Tensor:
         """What meets the stream's own columns, of an axis of full width."""
@@ -78,6 +93,25 @@ class Stream:
     def widen(self, tokens: Float[Tensor, "*heads W R n"]) -> Float[Tensor, "*heads d R n"]:
         """Full width, with zeros for the columns left out."""
         return tokens
+
+
+class AttendingTokens(Stream):
+    """Some tokens of a stream with what they attend to, u_i + sum_k p_ik written u_k, of which none is formed."""
+
+    def __init__(
+        self, before: Stream, rows: slice, p: Float[Tensor, "heads R S n"], written: Float[Tensor, "heads d W"]
+    ) -> None:
+        self.before, self.rows, self.p, self.written = before, rows, p, written
+
+    def apply(self, matrices: Float[Tensor, "heads out d"]) -> Float[Tensor, "heads out R n"]:
+        """Each head's matrix applied to these tokens."""
+        own = self.before.apply_at(matrices, self.rows)
+        return torch.stack([self._with_attended(one, matrix) for one, matrix in zip(own, matrices, strict=True)])
+
+    def _with_attended(self, own: Float[Tensor, "out R n"], matrix: Float[Tensor, "out d"]) -> Float[Tensor, "out R n"]:
+        for p, written in zip(self.p.split(1), self.written, strict=True):
+            own = self.before.mix_of((matrix @ written)[None], p, own[None])[0]
+        return own
 
 
 class AttendedStream(Stream):
@@ -98,11 +132,19 @@ class AttendedStream(Stream):
         self.reused = reused
         self.before, self.p, self.written, self.compiled = before, p, written, compiled
         self.width, self.tokens, self.sequences = written.shape[1], before.tokens, before.sequences
-        self.reading_cost = len(written) * self.width * before.width + (1 + len(written)) * before.reading_cost
+        heads, d, W = written.shape
+        self.reading_cost = heads * d * W + (1 + heads) * before.reading_cost
+        # A row is asked for scores, directly and through each pair of heads, and read out.
+        asked = (1 + heads) * heads * W + d
+        self.unformed = reused and before.cost_of_row(asked) + asked * heads * W < heads * W * d + asked * d
 
     def apply(self, matrices: Float[Tensor, "heads out d"]) -> Float[Tensor, "heads out S n"]:
         """Each head's matrix applied to every token, all formed."""
         return apply_to_tokens(matrices, self.residual(slice(None)))
+
+    def at(self, rows: slice) -> Stream:
+        """These tokens alone."""
+        return AttendingTokens(self.before, rows, self.p[:, rows], self.written) if self.unformed else super().at(rows)
 
     def residual(self, rows: slice) -> Float[Tensor, "d R n"]:
         """These tokens at the stream's full width."""
@@ -119,24 +161,27 @@ class AttendedStream(Stream):
         mixed = self.before.mix(reached.flatten(0, 1)).unflatten(0, reached.shape[:2])
         return self.before.widen(self.before.mix(p)) + torch.stack([self._write(one) for one in mixed])
 
-    def scores_of(
-        self, matrices: Float[Tensor, "heads d c"], u: Float[Tensor, "c R n"]
-    ) -> Float[Tensor, "heads R S n"]:
-        """Dot products of each head's matrix applied to these rows with every token."""
+    def scores_of(self, matrices: Float[Tensor, "heads d d"], asking: Stream) -> Float[Tensor, "heads R S n"]:
+        """Dot products of each head's matrix applied to those who ask with every token."""
         if not self.reused:
-            return super().scores_of(matrices, u)
+            return super().scores_of(matrices, asking)
         through = torch.stack([written.T @ one for one in matrices for written in self.written])
-        return self._reached(self.before.scores_of(matrices, u), self.before.scores(apply_to_tokens(through, u)))
+        return self._reached(self.before.scores_of(matrices, asking), self.before.scores(asking.apply(through)))
 
     def mix_of(
-        self, matrices: Float[Tensor, "heads out d"], p: Float[Tensor, "heads R S n"]
+        self,
+        matrices: Float[Tensor, "heads out W"],
+        p: Float[Tensor, "heads R S n"],
+        onto: Float[Tensor, "heads out R n"] | None = None,
     ) -> Float[Tensor, "heads out R n"]:
-        """Each head's matrix applied to the sums of the tokens, weighted by p."""
+        """Each head's matrix applied to the sums of the tokens, weighted by p, added onto what is given."""
         if not self.reused:
-            return super().mix_of(matrices, p)
+            return super().mix_of(matrices, p, onto)
         through = torch.stack([one @ written for one in matrices for written in self.written])
         mixed = apply_per_head(through, self.before.mix(self._weights_before(p).flatten(0, 1)))
-        return self.before.mix_of(matrices, p) + mixed.unflatten(0, (len(matrices), -1)).sum(1)
+        return self.before.mix_of(self.before.narrow(matrices), p, onto) + mixed.unflatten(0, (len(matrices), -1)).sum(
+            1
+        )
 
     def _reached(
         self, direct: Float[Tensor, "heads R S n"], through: Float[Tensor, "pairs R S n"]
@@ -246,6 +291,10 @@ class EmbeddedStream(Stream):
         items, labels = self.in_items * (self.world.N + 1), len(self.picks) * self.world.N
         return out * (items / 2 + labels if self.reused else 2 * (items + labels) / 3)
 
+    def cost_of_row(self, out: int) -> float:
+        """Multiplications per sequence in `apply_at` with so many rows and one item, which two sets of labels share."""
+        return out * self.in_items / 2
+
     def apply(self, matrices: Float[Tensor, "heads out d"]) -> Float[Tensor, "heads out S n"]:
         """Each head's matrix applied to every token."""
         matrices = self.narrow(matrices)
@@ -253,6 +302,10 @@ class EmbeddedStream(Stream):
         return torch.cat(
             [apply_to_tokens(self._for_items(matrices), self.items), apply_to_tokens(labels, self.picks)], dim=2
         )
+
+    def apply_at(self, matrices: Float[Tensor, "heads out d"], rows: slice) -> Float[Tensor, "heads out R n"]:
+        """Each head's matrix applied to these items."""
+        return apply_to_tokens(self._of_items(self._without_spare_positions(matrices, -1), -1), self.items[:, rows])
 
     def pairs(self, matrices: Float[Tensor, "heads W W"]) -> Float[Tensor, "heads S S n"]:
         """u_j . (matrix u_i) of every pair of tokens, `(head, i, j)`."""
