@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from circuit_phases.settings import RunSettings
 from circuit_phases.splits import evaluation_set
+from circuit_phases.stages import prepare_torch
 from circuit_phases.trainer import COMPILE_FROM_STEPS, Trainer
 from circuit_phases.world import World
 
@@ -165,7 +166,7 @@ def main() -> None:
     parser.add_argument("--no-sweeps", action="store_true", help="the table alone")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/training_step"))
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    prepare_torch(1)
     matplotlib.rcParams["font.size"] = 8
     print(machine(), flush=True)
     table = pd.DataFrame(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +23,24 @@ from circuit_phases.splits import evaluation_set
 from circuit_phases.trainer import COMPILE_FROM_STEPS, Trainer, TrainerOfSeeds, torch_device
 
 Tiny = Callable[..., RunSettings]
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="only glibc can be told to keep what is freed")
+def test_what_is_freed_is_used_again_without_asking_for_new_pages() -> None:
+    program = (
+        "import resource, torch\n"
+        "from circuit_phases.stages import prepare_torch\n"
+        "prepare_torch(1)\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "use = lambda: [torch.ones(2**20) for _ in range(16)]\n"
+        "use(), use()\n"
+        "before = faults()\n"
+        "use()\n"
+        "print(faults() - before, 16 * 2**22 // resource.getpagesize())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    faults, pages = map(int, done.stdout.split())
+    assert faults < pages / 4
 
 
 def test_a_task_that_no_evaluation_sequence_has_gets_no_row(tiny: Tiny) -> None:

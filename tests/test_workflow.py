@@ -291,7 +291,7 @@ def test_a_change_of_the_configuration_reruns_exactly_what_it_decides(
 PACKAGE = "src/circuit_phases"
 CODE_CHANGES: dict[str, tuple[str, str, str, dict[str, int]]] = {
     "layout and a comment": (f"{PACKAGE}/training.py", "import json\n", "import json  # a remark\n\n\n", {}),
-    "layout of a script": ("workflow/scripts/train.py", "use_threads(", "use_threads(  # a remark\n        ", {}),
+    "layout of a script": ("workflow/scripts/train.py", "prepare_torch(", "prepare_torch(  # a remark\n        ", {}),
     "plumbing": (f"{PACKAGE}/stages.py", "from __future__", "SPARE = 1\nfrom __future__", {}),
     "one drawing": (f"{PACKAGE}/figures/fig04.py", "from __future__", "STYLE = 1\nfrom __future__", {"figure": 1}),
     "figure style": (f"{PACKAGE}/figures/circuit_phases.mplstyle", "font.size: 7", "font.size: 7.5", ALL_FIGURES),

@@ -51,7 +51,7 @@ def _train(settings: RunSettings, seed: int, paths: Paths, options: argparse.Nam
         logger.info("%s is trained already; delete it to train anew.", folder)
         print(folder)
         return
-    stages.use_threads(options.threads)
+    stages.prepare_torch(options.threads)
     dataset = paths.dataset(settings.dataset_name(seed))
     if not stages.is_dataset(dataset):
         stages.make_dataset(settings, seed, dataset)
@@ -60,7 +60,7 @@ def _train(settings: RunSettings, seed: int, paths: Paths, options: argparse.Nam
 
 
 def _analyze(settings: RunSettings, seed: int, paths: Paths, options: argparse.Namespace) -> None:
-    stages.use_threads(options.threads)
+    stages.prepare_torch(options.threads)
     dataset, run = paths.dataset(settings.dataset_name(seed)), paths.run(settings.name, seed)
     stages.analyze_run(
         settings, seed, dataset, run / "checkpoints", run / "attention.parquet", run / "circuits.parquet"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +23,22 @@ if TYPE_CHECKING:
 
 # torch is imported where it is needed: tables and figures do without it.
 
+# malloc.h of glibc
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
-def use_threads(threads: int) -> None:
-    """Keep torch, and its compiler, to this many threads."""
+
+def prepare_torch(threads: int) -> None:
+    """Keep torch, and its compiler, to this many threads, and the memory that it frees at hand for its next use."""
     import torch
     import torch._inductor.config
 
     torch.set_num_threads(threads)
     torch._inductor.config.compile_threads = threads
+    set_limit = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_limit is not None:
+        # glibc gives the free end of its heap back: in large settings with every step, which then waits for new pages.
+        set_limit(M_MMAP_THRESHOLD, 2**25)
+        set_limit(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def make_dataset(settings: RunSettings, seed: int, folder: Path) -> None:

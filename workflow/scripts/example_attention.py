@@ -1,10 +1,10 @@
 from pathlib import Path
 
 from circuit_phases.logs import job_log
-from circuit_phases.stages import keep_example, run_settings, use_threads
+from circuit_phases.stages import keep_example, prepare_torch, run_settings
 
 with job_log(snakemake.log[0]):
-    use_threads(snakemake.threads)
+    prepare_torch(snakemake.threads)
     keep_example(
         run_settings(snakemake.params.run),
         int(snakemake.wildcards.seed),

@@ -2,10 +2,10 @@ from pathlib import Path
 
 from circuit_phases.llm.stages import Shard, evaluate_shard
 from circuit_phases.logs import job_log
-from circuit_phases.stages import use_threads
+from circuit_phases.stages import prepare_torch
 
 with job_log(snakemake.log[0]):
-    use_threads(snakemake.threads)
+    prepare_torch(snakemake.threads)
     evaluate_shard(
         Shard.of(snakemake.params.settings, snakemake.params.queries, snakemake.wildcards),
         model=Path(snakemake.input.model),

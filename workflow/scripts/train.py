@@ -1,10 +1,10 @@
 from pathlib import Path
 
 from circuit_phases.logs import job_log
-from circuit_phases.stages import run_settings, train_seeds, use_threads
+from circuit_phases.stages import prepare_torch, run_settings, train_seeds
 
 with job_log(snakemake.log[0]):
-    use_threads(snakemake.threads)
+    prepare_torch(snakemake.threads)
     train_seeds(
         run_settings(snakemake.params.run),
         snakemake.params.seeds,
