@@ -178,10 +178,9 @@ class AttendedStream(Stream):
         if not self.reused:
             return super().mix_of(matrices, p, onto)
         through = torch.stack([one @ written for one in matrices for written in self.written])
-        mixed = apply_per_head(through, self.before.mix(self._weights_before(p).flatten(0, 1)))
-        return self.before.mix_of(self.before.narrow(matrices), p, onto) + mixed.unflatten(0, (len(matrices), -1)).sum(
-            1
-        )
+        by_pairs = apply_per_head(through, self.before.mix(self._weights_before(p).flatten(0, 1)))
+        mixed = by_pairs.unflatten(0, (len(matrices), -1)).sum(1)
+        return self.before.mix_of(self.before.narrow(matrices), p, onto) + mixed
 
     def _reached(
         self, direct: Float[Tensor, "heads R S n"], through: Float[Tensor, "pairs R S n"]
