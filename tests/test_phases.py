@@ -51,6 +51,15 @@ def test_a_run_that_stops_soon_after_it_is_solved_has_its_last_phase() -> None:
     assert list(plateaus(still_climbing)["phase"]) == [1]
 
 
+def test_a_run_that_stops_as_soon_as_it_is_solved_has_its_last_phase_to_its_last_step() -> None:
+    climbs = (10_000, 0.36), (100_000, 1.0)
+    solved = plateaus(curve(*climbs, last=118_200, decades=0.01, noise=0))
+    assert list(solved["phase"]) == [1, 3]
+    assert solved["start_step"].iloc[-1] == pytest.approx(111_800, abs=3_000)
+    assert solved["end_step"].iloc[-1] == 118_200
+    assert list(plateaus(curve(*climbs, last=115_000, decades=0.01, noise=0))["phase"]) == [1]
+
+
 def test_a_plateau_at_no_ceiling_has_no_number() -> None:
     found = plateaus(curve((3_000, 0.55)))
     assert found["phase"].isna().all()

@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float
 from pydantic import Field
 
-from circuit_phases.settings import Positive, Settings
+from circuit_phases.settings import SOLVED, Positive, Settings
 
 CIRCUITS = ("ncc", "scc", "fcc")
 """The circuits of phases 1, 2 and 3."""
@@ -89,12 +89,13 @@ def _plateaus(accuracy: pd.Series, levels: Mapping[str, float], settings: PhaseS
     if len(curve) < 2:
         return []
     decades = np.log10(curve.index.to_numpy(dtype=float))
-    grid = np.arange(decades[0], decades[-1], 0.01)
+    known, values = _continued(decades, curve.to_numpy(), settings.window)
+    grid = np.arange(known[0], known[-1], 0.01)
     if len(grid) < 2:
         return []
-    smooth = _smoothed(decades, curve.to_numpy(), grid, settings.window)
+    smooth = _smoothed(known, values, grid, settings.window)
     # At either end half the window is missing, and the curve would seem to flatten there.
-    whole = (grid >= decades[0] + settings.window / 2) & (grid <= decades[-1] - settings.window / 2)
+    whole = (grid >= known[0] + settings.window / 2) & (grid <= known[-1] - settings.window / 2)
     if not whole.any():
         return []
     slope = np.interp(grid, grid[whole], np.gradient(smooth, grid)[whole])
@@ -119,6 +120,16 @@ def _first_dense_step(accuracy: pd.Series, settings: PhaseSettings) -> float:
     """The first step from which evaluations are closer together than the slope's window."""
     interval = float(np.diff(accuracy.index.to_numpy(dtype=float)).min(initial=np.inf))
     return interval / (10**settings.window - 1)
+
+
+def _continued(
+    decades: Float[np.ndarray, " n"], values: Float[np.ndarray, " n"], window: float
+) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """The curve and, where it ends solved, how it would go on: training stops there before a plateau is long enough."""
+    if values[-1] < SOLVED:
+        return decades, values
+    further = np.arange(0, window, decades[-1] - decades[-2])[1:]
+    return np.concatenate([decades, decades[-1] + further]), np.pad(values, (0, len(further)), mode="edge")
 
 
 def _smoothed(
