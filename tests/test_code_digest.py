@@ -83,6 +83,7 @@ def test_the_real_rules_depend_on_what_decides_their_numbers() -> None:
         "compilation",
         "evaluation",
         "fast",
+        "embedded_stream",
         "streams",
         "products",
         "model",
@@ -92,9 +93,9 @@ def test_the_real_rules_depend_on_what_decides_their_numbers() -> None:
         "world",
     }
     assert dependencies("trainer") == trainer
-    assert dependencies("training") == trainer | {"training"}
+    assert dependencies("training") == trainer | {"training", "stopping"}
     assert dependencies("circuits") == {"attention_maps", "circuits", "model", "sequences", "world"}
-    assert dependencies("phases") == {"phases"}
+    assert dependencies("phases") == {"phases", "stopping"}
     assert dependencies("llm.evaluation") == {
         f"llm.{name}" for name in ("evaluation", "circuits", "models", "prompts", "data")
     }

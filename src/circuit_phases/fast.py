@@ -19,6 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from circuit_phases.embedded_stream import EmbeddedStream
 from circuit_phases.model import InContextTransformer, masked_softmax
 from circuit_phases.products import (
     apply_per_head,
@@ -30,7 +31,7 @@ from circuit_phases.products import (
     weighted_sums,
 )
 from circuit_phases.sequences import Sequences
-from circuit_phases.streams import AttendedStream, AttendingTokens, EmbeddedStream, FedForwardStream, Stream
+from circuit_phases.streams import AttendedStream, AttendingTokens, FedForwardStream, Stream
 
 Parameters = Mapping[str, Tensor]
 

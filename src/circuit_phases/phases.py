@@ -15,7 +15,8 @@ import pandas as pd
 from jaxtyping import Float
 from pydantic import Field
 
-from circuit_phases.settings import SOLVED, Positive, Settings
+from circuit_phases.settings import Positive, Settings
+from circuit_phases.stopping import SOLVED
 
 CIRCUITS = ("ncc", "scc", "fcc")
 """The circuits of phases 1, 2 and 3."""

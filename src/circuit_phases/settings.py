@@ -22,9 +22,6 @@ SplitOfClasses = Literal["iid", "random_label", "copy", "novel_task", "conflict"
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 
-SOLVED = 0.999
-"""The accuracy from which nothing is left to learn; training may stop there (`stop_after`)."""
-
 
 class Settings(BaseModel):
     """A frozen group of parameters; unknown keys and wrong types are refused."""

@@ -23,8 +23,9 @@ from circuit_phases.files import UserError, locked, remove_leftovers
 from circuit_phases.interruption import StopRequest
 from circuit_phases.run_in_progress import RunInProgress, State
 from circuit_phases.schemas import RUNS, TRAINING
-from circuit_phases.settings import SOLVED, RunSettings, TrainingSettings
+from circuit_phases.settings import RunSettings, TrainingSettings
 from circuit_phases.splits import EvaluationSet
+from circuit_phases.stopping import SOLVED
 from circuit_phases.tables import table_from_rows, write_table
 from circuit_phases.trainer import Device, Trainer, TrainerOfSeeds
 from circuit_phases.world import World
