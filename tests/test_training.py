@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from training_runs import QUICK, overall_accuracy, results, run, summary, trainer_of
 
@@ -40,6 +40,7 @@ def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # When weights are saved
 
 
+@example(10**9, 100, "log")
 @given(st.integers(3, 200), st.integers(1, 10**6), st.sampled_from(["log", "linear"]))
 def test_weights_are_saved_about_as_often_as_asked_from_the_first_step_to_the_last(
     count: int, steps: int, spacing: str

@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import time
+from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -55,7 +56,8 @@ def checkpoint_steps(settings: TrainingSettings) -> list[int]:
 
     From the first evaluation on they are steps of evaluations, so that weights and accuracy belong together.
     """
-    count, steps, interval = settings.checkpoints, settings.max_steps, settings.evaluation_interval
+    steps, interval = settings.max_steps, settings.evaluation_interval
+    count = min(settings.checkpoints, interval + steps // interval + 1)
 
     def chosen(spaced: np.ndarray) -> list[int]:
         whole = np.where(spaced < interval, spaced.round(), (spaced / interval).round() * interval)
@@ -63,12 +65,13 @@ def checkpoint_steps(settings: TrainingSettings) -> list[int]:
 
     if settings.checkpoint_spacing == "linear":
         return chosen(np.linspace(0, steps, count))
+
+    def log_spaced(asked: int) -> list[int]:
+        return chosen(np.geomspace(1, steps, asked))
+
     # Rounding merges steps; ask for more until the asked number is left.
-    for asked in range(count - 2, 8 * count):
-        found = chosen(np.geomspace(1, steps, asked))
-        if len(found) >= count:
-            break
-    return found
+    candidates = range(count - 2, 8 * count)
+    return log_spaced(candidates[0] + bisect_left(candidates, count, key=lambda asked: len(log_spaced(asked))))
 
 
 def train(
