@@ -1,7 +1,21 @@
 # What can be asked for. The stages stand in workflow/rules, in the order in which data flows.
+import sys
+from pathlib import Path
+
+from circuit_phases.configuration import read_values
+from circuit_phases.files import UserError
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 min_version("9.0")
+
+# Snakemake, which reads them too, takes the last of equal keys and does not say which file is no YAML.
+try:
+    for path in map(Path, ("config.yaml", *workflow.overwrite_configfiles)):
+        if path.exists():
+            read_values(path)
+except UserError as error:
+    raise WorkflowError(str(error)) from None
 
 
 configfile: "config.yaml"

@@ -86,7 +86,7 @@ def test_what_an_overlay_or_a_later_seed_asks_for_is_not_unused(
         (["train", "--set", "variant=[paper]"], "--set: variant = ['paper'] is not known (choose from paper, released"),
         (["train", "--variant", "paper", "--set", "variant=paper"], "--set variant=paper: variant is set twice."),
         (["train", "--variant", "mine"], "variant = 'mine' is not known"),
-        (["analyze", "--results", "nowhere"], "is missing"),
+        (["analyze", "--results", "nowhere"], "nowhere/runs/paper/seed-0 is not trained."),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_1(

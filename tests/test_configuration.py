@@ -214,6 +214,24 @@ def test_defaults_reach_every_run_and_experiments_overrule_them() -> None:
             {"series": {"default": {}, "T = 3": {"T": 3}}},
             "experiments.base: the series 'default' and 'T = 3' are the same run. Remove one.",
         ),
+        (
+            "experiments.base",
+            {"vary": {"world_seed": [None, 7]}, "seeds": [7]},
+            "the series 'world_seed = None' and 'world_seed = 7' are the same run. Remove one.",
+        ),
+        ("experiments.base.seeds", 10**10, "seeds = 10000000000 is not allowed (1 to 10000, or a list of seeds)."),
+        ("experiments.base.seeds", [2**63], "9223372036854775808 is not allowed (<= 9223372036854775807)."),
+        ("experiments.base.seeds", "3", "seeds = '3' is not allowed (a list) (write it without quotes)."),
+        ("experiments.base", None, "experiments: base = None is not allowed (a mapping of its keys)."),
+        ("experiments.base.set", {"world_seed": 2**70}, "is not allowed (<= 9223372036854775807)."),
+        ("experiments.base.set", {"K": 10**30}, "is not allowed (<= 2147483647)."),
+        ("experiments.base.set", {"eps": 1e200}, "eps = 1e+200 is not allowed (<= 1000000)."),
+        ("experiments.base.set", {"learning_rate": 1e300}, "learning_rate = 1e+300 is not allowed (<= 1000000)."),
+        ("experiments.base.set", {"T": "3"}, "T = '3' is not allowed (a valid integer) (write it without quotes)."),
+        ("attribution", {"splits": []}, "attribution: splits = [] is not allowed (at least 1)."),
+        ("phases.window", 400.0, "phases: window = 400.0 is not allowed (<= 10)."),
+        ("phases.slope", float("inf"), "phases: slope = inf is not allowed (<= 1000000)."),
+        ("phases.dt", 10**30, "is not allowed (<= 2147483647)."),
         ("headline", "fig02", "headline = 'fig02' is not allowed (a list)."),
         ("figures.f", None, "f = None is not allowed (a mapping of its keys)."),
         ("headline", ["fig03"], "headline: fig03 is not in figures (did you mean fig02?)."),
@@ -224,6 +242,7 @@ def test_defaults_reach_every_run_and_experiments_overrule_them() -> None:
         ("device", "gpu", "device = 'gpu' is not allowed ('auto', 'cpu' or 'cuda')."),
         ("results", "", "results = '' is not allowed"),
         ("results", "~nobody-here/out", "results = '~nobody-here/out' is not allowed (there is no such home)."),
+        ("results", "a\0b", "is not allowed (no path holds a null)."),
         ("results", "out{x}", "config.yaml: results = 'out{x}' is not allowed (Snakemake reads braces as wildcards)."),
         ("phases.dt", 0, "phases: dt = 0 is not allowed (>= 1)."),
         (
@@ -244,7 +263,14 @@ def test_a_mistake_is_told_in_one_line_with_key_value_and_way_out(path: str, val
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(b"a: [", "is not YAML"), (b"\x7fELF\xc3", "is not YAML"), (b"3", "must hold keys and values"), (b"", "must")],
+    [
+        (b"a: [", "line 1"),
+        (b"\x7fELF\xc3", "is not YAML"),
+        (b"3", "must hold keys and values"),
+        (b"", "must"),
+        (b"experiments: {}\nfigures: {}\nexperiments: {}", "the key experiments stands in lines 1 and 3."),
+        (b"figures:\n  a: {experiment: b}\n  a: {experiment: c}", "the key a stands in lines 2 and 3."),
+    ],
 )
 def test_a_file_that_is_no_config_is_told(tmp_path: Path, content: bytes, told: str) -> None:
     path = tmp_path / "config.yaml"

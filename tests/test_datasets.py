@@ -156,6 +156,19 @@ def test_a_missing_or_damaged_file_of_a_dataset_is_the_one_named(
         read_all(tmp_path, world)
 
 
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(("left", "told"), [(0, "holds no rows"), (3, r"holds 3 of|other settings")])
+def test_a_whole_file_with_too_few_rows_is_named(
+    name: str, left: int, told: str, tiny_world: TinyWorld, tmp_path: Path
+) -> None:
+    world = tiny_world()
+    write_dataset(world, tmp_path)
+    path = tmp_path / f"{name}.parquet"
+    pq.write_table(pq.read_table(path)[:left], path)
+    with pytest.raises(DamagedFile, match=f"{name}.parquet is damaged .*({told})"):
+        read_all(tmp_path, world)
+
+
 @pytest.mark.parametrize("other", [{"K": 9}, {"D": 6}, {"N": 3}, {"T": 3}, {"L": 3}], ids=str)
 def test_files_of_a_world_of_another_size_are_refused(
     other: dict[str, Any], tiny_world: TinyWorld, tmp_path: Path

@@ -172,7 +172,27 @@ def test_every_parameter_is_described_and_belongs_to_one_group() -> None:
 def test_masks_read_from_yaml_as_lists_equal_masks_given_as_tuples() -> None:
     masks = (("self", "query_to_labels"), ())
     assert make(masks=[list(row) for row in masks]) == make(masks=masks)
-    assert make(masks=masks).model.masks == masks
+    assert make(masks=masks).model.masks == (("query_to_labels", "self"), ())
+
+
+@pytest.mark.parametrize(
+    ("written", "same"),
+    [
+        ([["self", "query_to_labels"], ["self"]], [["query_to_labels", "self"], ["self", "self"]]),
+        ([["causal"], ["causal", "self"]], None),
+        ([["self", "causal"], ["self"]], [["causal"], ["self"]]),
+    ],
+)
+def test_equal_masks_are_one_run_however_they_are_written(
+    written: list[list[str]], same: list[list[str]] | None
+) -> None:
+    assert make(masks=written) == make(masks=same)
+    assert make(masks=written).name == make(masks=same).name
+
+
+def test_too_few_rows_of_masks_are_told_even_if_they_keep_every_edge() -> None:
+    with pytest.raises(ValidationError, match="one row of edge families per layer, here 2"):
+        make(masks=[["causal"]])
 
 
 @pytest.mark.parametrize(
@@ -185,7 +205,7 @@ def test_masks_read_from_yaml_as_lists_equal_masks_given_as_tuples() -> None:
         (make(p_B=1, T=1), "paper,T=1,p_B=1"),
         (make(loss="every_label", learning_rate=1e-3), "paper,loss=every_label,learning_rate=0.001"),
         (make(output_projection=False), "paper,output_projection=false"),
-        (make(masks=[["self", "query_to_self"], ["causal"]]), "paper,masks=self.query_to_self+causal"),
+        (make(masks=[["self", "query_to_self"], ["causal"]]), "paper,masks=query_to_self.self+causal"),
         (make(forbidden=[{"layer": 1, "edges": ["self"]}]), "paper,forbidden=layer1.self"),
         (
             make(
@@ -194,7 +214,7 @@ def test_masks_read_from_yaml_as_lists_equal_masks_given_as_tuples() -> None:
                     {"layer": 2, "edges": ["self"], "from_step": 7},
                 ]
             ),
-            "paper,forbidden=layer1.self.causal.0-9+layer2.self.7-end",
+            "paper,forbidden=layer1.causal.self.0-9+layer2.self.7-end",
         ),
         (make(world_seed=0), "paper,world_seed=0"),
         (make("released_code"), "released_code"),

@@ -425,6 +425,30 @@ def test_a_wrong_config_is_told_in_one_line(project: Project, values: dict, told
     assert "Traceback" not in text
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("experiments: [", "config.yaml: is not YAML"),
+        ("", "config.yaml: must hold keys and values"),
+        ("experiments: {}\nexperiments: {}", "config.yaml: the key experiments stands in lines 1 and 2."),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_named(project: Project, text: str, told: str) -> None:
+    with project.configured(CONFIG):
+        (project.folder / "config.yaml").write_text(text)
+        outcome = project.snakemake("--dry-run")
+    assert outcome.returncode != 0
+    assert told in outcome.stdout + outcome.stderr
+
+
+@pytest.mark.parametrize("path", ["runs/paper,T=9/seed-0/training.parquet", "datasets/none/label_tables.parquet"])
+def test_results_that_no_experiment_asks_for_are_told(project: Project, path: str) -> None:
+    outcome = project.snakemake("--dry-run", f"results/{path}")
+    assert outcome.returncode != 0
+    told = f"results/{Path(path).parent}: no experiment in scope asks for it. Add it to config.yaml."
+    assert told in outcome.stdout + outcome.stderr
+
+
 @pytest.fixture
 def copy(project: Project, tmp_path: Path) -> Project:
     """A copy of the finished project, to take things away from."""

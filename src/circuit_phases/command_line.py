@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,10 @@ def _train(settings: RunSettings, seed: int, paths: Paths, options: argparse.Nam
 
 
 def _analyze(settings: RunSettings, seed: int, paths: Paths, options: argparse.Namespace) -> None:
-    stages.prepare_torch(options.threads)
     dataset, run = paths.dataset(settings.dataset_name(seed)), paths.run(settings.name, seed)
+    if not (run / "run.parquet").exists():
+        raise UserError(f"{run} is not trained. Train it with the same options first: circuit-phases train ...")
+    stages.prepare_torch(options.threads)
     stages.analyze_run(
         settings, seed, dataset, run / "checkpoints", run / "attention.parquet", run / "circuits.parquet"
     )
@@ -115,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         step = steps.add_parser(name, help=meaning, description=meaning)
         step.add_argument("--variant", help="paper (the default) or released_code; config.yaml is not read")
         _add_assignments(step, "--set", "parameters, such as T=2 heads=2")
-        step.add_argument("--seed", type=_whole_from(0), default=0, help="seed of the training")
+        step.add_argument("--seed", type=_whole_from(0, 2**63 - 1), default=0, help="seed of the training")
         step.add_argument("--results", type=Path, default=Path("results"), help="folder of all outputs")
         if name == "train":
             step.add_argument("--device", choices=DEVICES, default="auto", help="device to train on")
@@ -125,11 +128,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _whole_from(least: int) -> Callable[[str], int]:
+def _whole_from(least: int, most: float = math.inf) -> Callable[[str], int]:
     def number(text: str) -> int:
         value = int(text)
         if value < least:
             raise argparse.ArgumentTypeError(f"{value} is not allowed (>= {least})")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{value} is not allowed (<= {most})")
         return value
 
     number.__name__ = "whole number"

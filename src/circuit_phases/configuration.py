@@ -31,15 +31,17 @@ from circuit_phases.phases import PhaseSettings
 from circuit_phases.schemas import TABLES
 from circuit_phases.settings import (
     AttributionSettings,
-    Natural,
     Positive,
     RuleBroken,
     RunSettings,
+    Seed,
     Settings,
     nearest,
 )
 
 DEVICES = ("auto", "cpu", "cuda")
+SEEDS_AT_MOST = 10_000
+"""Of one experiment."""
 RULES = frozenset({
     "all", "animate", "animations", "attribution", "circuits", "claims", "class_frequencies", "dataset",
     "example_attention", "figure", "figures", "finding", "findings", "headline", "llm", "llm_cutting", "llm_dataset",
@@ -60,14 +62,14 @@ class Experiment(Settings):
         {}, description="series by name, each with its own parameters; every combination with `vary` is run"
     )
     vary: dict[str, list[Any]] = Field({}, description="parameters to vary; every combination is run")
-    seeds: tuple[Natural, ...] = Field((0,), description="training seeds: a number n (0 to n - 1) or a list")
+    seeds: tuple[Seed, ...] = Field((0,), description="training seeds: a number n (0 to n - 1) or a list")
 
     @field_validator("seeds", mode="before")
     @classmethod
     def _seeds(cls, seeds: Any) -> Any:
         if isinstance(seeds, int) and not isinstance(seeds, bool):
-            if seeds < 1:
-                raise RuleBroken(f"seeds = {seeds} is not allowed (a number >= 1, or a list of seeds).")
+            if not 1 <= seeds <= SEEDS_AT_MOST:
+                raise RuleBroken(f"seeds = {seeds} is not allowed (1 to {SEEDS_AT_MOST}, or a list of seeds).")
             return tuple(range(seeds))
         if isinstance(seeds, list):
             if not seeds or len(set(map(str, seeds))) < len(seeds):
@@ -165,6 +167,8 @@ class Configuration(Settings):
     def _results(cls, results: str) -> str:
         if {"{", "}"} & set(results):
             raise RuleBroken(f"results = {results!r} is not allowed (Snakemake reads braces as wildcards).")
+        if "\0" in results:
+            raise RuleBroken(f"results = {results!r} is not allowed (no path holds a null).")
         try:
             return str(Path(results).expanduser())
         except RuntimeError:
@@ -234,12 +238,13 @@ class Configuration(Settings):
         except (ValidationError, RuleBroken) as error:
             raise RuleBroken(f"defaults: {one_line(error)}") from error
         for name in self.experiments:
-            label_of_run: dict[str, str] = {}
+            label_of_runs: dict[frozenset[tuple[str, int]], str] = {}
             for member, settings in self.series(name):
-                if member.run in label_of_run:
-                    same = f"{label_of_run[member.run]!r} and {member.label!r}"
+                runs = frozenset((settings.at_seed(seed).name, seed) for seed in member.seeds)
+                if runs in label_of_runs:
+                    same = f"{label_of_runs[runs]!r} and {member.label!r}"
                     raise RuleBroken(f"experiments.{name}: the series {same} are the same run. Remove one.")
-                label_of_run[member.run] = member.label
+                label_of_runs[runs] = member.label
                 interval = settings.training.evaluation_interval
                 if self.phases.dt % interval:
                     raise RuleBroken(
@@ -405,15 +410,41 @@ def load_configuration(path: Path | str, /, *overlays: Path | str, **changes: An
         UserError: one line with the key, the value and the way out.
     """
     paths = path, *overlays
-    return parse_configuration(functools.reduce(_merged, [*map(_read, paths), changes]), ", ".join(map(str, paths)))
+    return parse_configuration(
+        functools.reduce(_merged, [*map(read_values, paths), changes]), ", ".join(map(str, paths))
+    )
 
 
-def _read(path: Path | str) -> dict[str, Any]:
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice in one group, of which YAML's reader would keep the last without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        first: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                if key.value in first:
+                    raise UserError(
+                        f"{self.name}: the key {key.value} stands in lines {first[key.value]} and {line}. "
+                        "Make them one, or rename one."
+                    )
+                first[key.value] = line
+        return node
+
+
+def read_values(path: Path | str) -> dict[str, Any]:
+    """The values of a config file, as they stand there.
+
+    Raises:
+        UserError: if it cannot be read, is not YAML, or has a key twice.
+    """
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        with Path(path).open("rb") as file:
+            values = yaml.load(file, _UniqueKeys)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: must hold keys and values, such as `experiments:`.")

@@ -49,10 +49,10 @@ def read_world(folder: Path, settings: WorldSettings, seed: int) -> World:
         UserError, DamagedFile: if a file is missing or cannot be read.
     """
     means, vectors = (
-        _numbers(read_table(folder / f"{file}.parquet", VECTORS[name])["vector"]).numpy()
+        _numbers(_read(folder / f"{file}.parquet", VECTORS[name])["vector"]).numpy()
         for file, name in (("class_means", "class"), ("label_vectors", "label"))
     )
-    labels = _numbers(read_table(folder / "label_tables.parquet", LABEL_TABLES)["label"])[:, 0].numpy()
+    labels = _numbers(_read(folder / "label_tables.parquet", LABEL_TABLES)["label"])[:, 0].numpy()
     s = settings
     shapes = {"class_means": (means.shape, (s.K, s.D)), "label_vectors": (vectors.shape, (s.L, s.D))}
     shapes["label_tables"] = ((len(labels), labels.max() <= s.L), (s.T * s.K, True))
@@ -90,8 +90,10 @@ def _split_table(split: str, evaluation: EvaluationSet) -> pa.Table:
 
 
 def _read_splits(path: Path, settings: WorldSettings) -> EvaluationSet:
-    table = read_table(path, EVALUATION_SEQUENCES)
+    table = _read(path, EVALUATION_SEQUENCES)
     splits = table["split"].to_pylist()
+    if splits.count("iid") != settings.evaluation_sequences:
+        raise DamagedFile(path, f"holds {splits.count('iid')} of {settings.evaluation_sequences} sequences")
     found: EvaluationSet = {}
     for split, partner in PARTNERS.items():
         if split not in splits:
@@ -115,6 +117,14 @@ def _read_split(path: Path, rows: pa.Table, settings: WorldSettings) -> Sequence
         items=columns["items"].view(len(rows), settings.N + 1, settings.D),
         offsets=_numbers(rows["offset"])[:, 0],
     )
+
+
+def _read(path: Path, schema: pa.Schema) -> pa.Table:
+    """A table that no world leaves empty."""
+    table = read_table(path, schema)
+    if not len(table):
+        raise DamagedFile(path, "holds no rows")
+    return table
 
 
 def _numbers(column: pa.ChunkedArray) -> Float[Tensor, "rows width"] | Int64[Tensor, "rows width"]:

@@ -32,6 +32,10 @@ def job_log(path: Path | str | None = None) -> Iterator[None]:
         logger.error("%s", error)
         _say_where_to_look(path)
         raise SystemExit(1) from None
+    except MemoryError as error:
+        logger.error("Out of memory: %s. Ask for less (K, T, evaluation_sequences, batch_size), or give more.", error)
+        _say_where_to_look(path)
+        raise SystemExit(1) from None
     except Exception:
         if path is not None:
             logger.exception("Unexpected failure; this is a defect worth reporting.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import ValidationError
@@ -28,8 +29,7 @@ def one_line(error: ValidationError | RuleBroken) -> str:
         return f"{prefix}{key} = {first['input']!r}: there is no such key. Remove it or correct its name."
     if first["type"] == "missing":
         return f"{prefix}{key} is missing. Add it."
-    hint = " (write numbers such as 1e5 as 100000)" if _is_number_in_words(first["input"]) else ""
-    return f"{prefix}{key} = {first['input']!r} is not allowed ({_plain(first['msg'])}){hint}."
+    return f"{prefix}{key} = {first['input']!r} is not allowed ({_plain(first['msg'])}){_hint(first['input'])}."
 
 
 def _plain(message: str) -> str:
@@ -40,14 +40,19 @@ def _plain(message: str) -> str:
         "Input should be less than ": "< ",
         "Input should be ": "",
         "a valid tuple": "a list",
-        "a valid dictionary or instance of FigureEntry": "a mapping of its keys",
+        r"a valid dictionary or instance of \w+": "a mapping of its keys",
+        r"Tuple should have at least (\d+) items? after validation, not \d+": r"at least \1",
     }.items():
-        message = message.replace(long, short)
+        message = re.sub(long, short, message)
     return message[0].lower() + message[1:]
 
 
-def _is_number_in_words(value: Any) -> bool:
+def _hint(value: Any) -> str:
+    """The way out where a number was written so that YAML reads text."""
     try:
-        return isinstance(value, str) and float(value) is not None
+        if not isinstance(value, str) or float(value) is None:
+            return ""
     except ValueError:
-        return False
+        return ""
+    # YAML reads 1e5 without a dot as text.
+    return " (write numbers such as 1e5 as 100000)" if "e" in value.lower() else " (write it without quotes)"

@@ -15,11 +15,13 @@ import pandas as pd
 from jaxtyping import Float
 from pydantic import Field
 
-from circuit_phases.settings import Positive, Settings
+from circuit_phases.settings import LARGEST, Positive, Settings
 from circuit_phases.stopping import SOLVED
 
 CIRCUITS = ("ncc", "scc", "fcc")
 """The circuits of phases 1, 2 and 3."""
+DECADES_AT_MOST = 10
+"""No training is longer."""
 COLUMNS = ["rule", "phase", "start_step", "end_step", "accuracy", "ceiling"]
 
 
@@ -27,18 +29,31 @@ class PhaseSettings(Settings):
     """How phases are told apart."""
 
     dt: Positive = Field(100, description="rule paper: steps between the accuracies compared")
-    threshold: float = Field(0.025, gt=0, description="rule paper: gain of accuracy over dt that marks a jump")
-    cluster: float = Field(0.1, gt=0, description="rule paper: decades of steps within which marks are one jump")
+    threshold: float = Field(0.025, gt=0, le=1, description="rule paper: gain of accuracy over dt that marks a jump")
+    cluster: float = Field(
+        0.1, gt=0, le=DECADES_AT_MOST, description="rule paper: decades of steps within which marks are one jump"
+    )
     slope: float = Field(
-        0.5, gt=0, description="rule plateau: most change of accuracy, relative to it, per decade of steps on a plateau"
+        0.5,
+        gt=0,
+        le=LARGEST,
+        description="rule plateau: most change of accuracy, relative to it, per decade of steps on a plateau",
     )
-    window: float = Field(0.08, gt=0, description="rule plateau: decades of steps over which the slope is taken")
+    window: float = Field(
+        0.08, gt=0, le=DECADES_AT_MOST, description="rule plateau: decades of steps over which the slope is taken"
+    )
     width: float = Field(
-        0.05, gt=0, description="rule plateau: least decades of steps on a plateau; half of it where training ends"
+        0.05,
+        gt=0,
+        le=DECADES_AT_MOST,
+        description="rule plateau: least decades of steps on a plateau; half of it where training ends",
     )
-    tolerance: float = Field(0.08, gt=0, description="rule plateau: most distance of a plateau from its ceiling")
+    tolerance: float = Field(0.08, gt=0, le=1, description="rule plateau: most distance of a plateau from its ceiling")
     chance: float = Field(
-        0.015, gt=0, description="rule plateau: least height of a plateau above the best answer that looks at nothing"
+        0.015,
+        gt=0,
+        le=1,
+        description="rule plateau: least height of a plateau above the best answer that looks at nothing",
     )
 
 

@@ -12,15 +12,21 @@ from collections.abc import Iterable
 from math import log10
 from typing import Annotated, Any, Literal, NoReturn, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 EdgeFamily = Literal["causal", "self", "query_to_self", "query_to_labels", "label_to_item"]
 
 SplitOfClasses = Literal["iid", "random_label", "copy", "novel_task", "conflict", "no_context"]
 """The frozen splits of the world's own classes, which every task has a label for."""
 
-Positive = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
+MOST = 2**31 - 1
+"""No count goes above, and what is computed of it stays whole."""
+Positive = Annotated[int, Field(ge=1, le=MOST)]
+Natural = Annotated[int, Field(ge=0, le=MOST)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""As many as a table's column of whole numbers holds."""
+LARGEST = 1e6
+"""No float goes above: what is computed of it stays finite."""
 
 
 class Settings(BaseModel):
@@ -38,13 +44,13 @@ class WorldSettings(Settings):
     N: Positive = Field(4, description="(item, label) pairs in the context")
     D: Positive = Field(63, description="content dimensions of a token")
     P: Positive = Field(65, description="one-hot position dimensions of a token")
-    eps: float = Field(0.1, ge=0, allow_inf_nan=False, description="within-class noise")
+    eps: float = Field(0.1, ge=0, le=LARGEST, description="within-class noise")
     p_B: float = Field(
         0.0, ge=0, le=1, description="probability that a sequence is bursty: its query's class is in the context"
     )
     B: Positive = Field(1, description="times that each class of a bursty context appears in it")
-    alpha: float = Field(0.0, ge=0, allow_inf_nan=False, description="class frequencies f(k) ~ k^-alpha")
-    beta: float = Field(0.0, ge=0, allow_inf_nan=False, description="task frequencies f(tau) ~ tau^-beta")
+    alpha: float = Field(0.0, ge=0, le=LARGEST, description="class frequencies f(k) ~ k^-alpha")
+    beta: float = Field(0.0, ge=0, le=LARGEST, description="task frequencies f(tau) ~ tau^-beta")
     label_tables: Literal["independent", "shifted", "balanced", "disjoint"] = Field(
         "independent",
         description=(
@@ -108,6 +114,10 @@ class WorldSettings(Settings):
         return 2 * self.N + 1
 
 
+def _in_order(edges: tuple[EdgeFamily, ...]) -> tuple[EdgeFamily, ...]:
+    return tuple(sorted(set(edges)))
+
+
 class ForbiddenEdges(Settings):
     """Edges that attention must do without for a stretch of training, from_step <= step < until_step."""
 
@@ -115,6 +125,11 @@ class ForbiddenEdges(Settings):
     edges: tuple[EdgeFamily, ...] = Field(strict=False, min_length=1, description="edge families")
     from_step: Natural = Field(0, description="first step without them")
     until_step: Positive | None = Field(None, description="first step with them again; null: never")
+
+    @field_validator("edges")
+    @classmethod
+    def _edges(cls, edges: tuple[EdgeFamily, ...]) -> tuple[EdgeFamily, ...]:
+        return _in_order(edges)
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -167,6 +182,16 @@ class ModelSettings(Settings):
             name: tuple(tuple(row) if isinstance(row, list) else row for row in those) for name, those in rows.items()
         }
 
+    @field_validator("masks")
+    @classmethod
+    def _masks(
+        cls, masks: tuple[tuple[EdgeFamily, ...], ...] | None, others: ValidationInfo
+    ) -> tuple[tuple[EdgeFamily, ...], ...] | None:
+        """Equal masks as equal values, however they are written, so that runs with them are one run."""
+        if masks is None or (len(masks) == others.data.get("layers") and all("causal" in row for row in masks)):
+            return None
+        return tuple(("causal",) if "causal" in row else _in_order(row) for row in masks)
+
     @model_validator(mode="after")
     def _rules(self) -> Self:
         if self.masks is not None and len(self.masks) != self.layers:
@@ -194,11 +219,13 @@ class ModelSettings(Settings):
 class TrainingSettings(Settings):
     """Stochastic gradient descent on fresh sequences (paper, Sec. 3)."""
 
-    learning_rate: float = Field(0.01, gt=0, allow_inf_nan=False, description="step size of plain gradient descent")
+    learning_rate: float = Field(0.01, gt=0, le=LARGEST, description="step size of plain gradient descent")
     batch_size: Positive = Field(128, description="fresh sequences per step")
     max_steps: Positive = Field(200_000, description="steps of gradient descent (the paper: 1e5 to 1e6)")
     evaluation_interval: Positive = Field(100, description="steps between evaluations")
-    checkpoints: Annotated[int, Field(ge=2)] = Field(80, description="saved weights, about, from step 0 to the last")
+    checkpoints: Annotated[int, Field(ge=2, le=MOST)] = Field(
+        80, description="saved weights, about, from step 0 to the last"
+    )
     checkpoint_spacing: Literal["log", "linear"] = Field("log", description="how the saved steps are spaced")
     stop_after: Natural = Field(
         20,
@@ -222,7 +249,7 @@ class TrainingSettings(Settings):
 class AttributionSettings(Settings):
     """How causal attribution is measured."""
 
-    sequences: Annotated[int, Field(ge=2)] = Field(
+    sequences: Annotated[int, Field(ge=2, le=MOST)] = Field(
         1024, description="sequences that each intervention is made on: the first of a frozen split"
     )
     splits: tuple[SplitOfClasses, ...] = Field(
@@ -267,7 +294,7 @@ class RunSettings(Settings):
     world: WorldSettings = WorldSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
-    world_seed: Natural | None = Field(None, description="the world's seed; null: the training's own seed")
+    world_seed: Seed | None = Field(None, description="the world's seed; null: the training's own seed")
 
     @model_validator(mode="after")
     def _rules(self) -> Self:

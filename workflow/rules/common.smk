@@ -1,7 +1,5 @@
 # Helpers of the rules: the configuration, where files lie, and what a rule's code is.
 import re
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 from circuit_phases.captions import caption
@@ -9,11 +7,10 @@ from circuit_phases.code_digest import code_digest, library_versions
 from circuit_phases.configuration import TABLES_SECTION, parse_configuration
 from circuit_phases.claims import TABLES as CLAIM_TABLES
 from circuit_phases.figures import ANIMATIONS, FINDINGS, RUN_DRAWINGS, UNTRAINED_TABLES
-from circuit_phases.files import UserError, require_writable
+from circuit_phases.files import require_writable
 from circuit_phases.logs import failures
 from circuit_phases.schemas import DATASET_TABLES
 from circuit_phases.workers import run_script
-from snakemake.exceptions import WorkflowError
 
 try:
     configuration = parse_configuration(config, "config")
@@ -132,13 +129,33 @@ def without_benchmarks(rules):
         each._benchmark = None
 
 
+def in_scope(key, among, path, wildcards):
+    """What the experiments ask for by this key, which a path names."""
+    if key not in among:
+        folder = path.format(**wildcards)
+        raise WorkflowError(
+            f"{folder}: no experiment in scope asks for it. Add it to config.yaml."
+        )
+    return among[key]
+
+
+def run_of(wildcards):
+    """The run and seed that a path names."""
+    return in_scope((wildcards.run, int(wildcards.seed)), RUN_SEEDS, RUN, wildcards)
+
+
+def world_of(wildcards):
+    """A run and seed in the world that a path names."""
+    return in_scope(wildcards.dataset, DATASETS, DATASET, wildcards)
+
+
 def run_parameters(wildcards):
-    return RUN_SEEDS[wildcards.run, int(wildcards.seed)].settings.parameters
+    return run_of(wildcards).settings.parameters
 
 
 def dataset_of(wildcards):
     """The files of a run's world."""
-    dataset = RUN_SEEDS[wildcards.run, int(wildcards.seed)].dataset
+    dataset = run_of(wildcards).dataset
     return [path.format(dataset=dataset) for path in rules.dataset.output]
 
 

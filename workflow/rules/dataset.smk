@@ -19,8 +19,8 @@ rule dataset:
         runtime=growing(5),
         side_by_side=1,
     params:
-        world=lambda wildcards: DATASETS[wildcards.dataset].settings.world.model_dump(),
-        seed=lambda wildcards: DATASETS[wildcards.dataset].world_seed,
+        world=lambda wildcards: world_of(wildcards).settings.world.model_dump(),
+        seed=lambda wildcards: world_of(wildcards).world_seed,
         code=code_of("splits", script="dataset.py"),
     run:
         in_worker("dataset.py", input, output, params, wildcards, threads, log)
