@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 from made_tables import N
 from matplotlib.axes import Axes
@@ -97,6 +99,12 @@ def visible_texts(figure):
         for text in figure.findobj(Text)
         if text.get_text().strip() and text.get_visible() and ticks.get(text, True) and is_shown(text)
     ]
+
+
+def overlaps(figure):
+    """The pairs of texts that lie over one another."""
+    boxes = [(text.get_text(), box.padded(-1)) for text, box in visible_texts(figure)]
+    return [(one, other) for (one, box), (other, other_box) in combinations(boxes, 2) if box.overlaps(other_box)]
 
 
 def is_shown(artist):

@@ -5,7 +5,7 @@ import sys
 
 import matplotlib
 import pytest
-from looked_at import bands, visible_texts
+from looked_at import bands, overlaps, visible_texts
 from made_tables import figure_data, shifted
 
 from circuit_phases.figure_data import FigureData
@@ -35,13 +35,7 @@ def test_no_text_is_cut_off_or_lies_over_another(drawn, name):
     boxes = [(text.get_text(), box.padded(-1)) for text, box in visible_texts(figure)]
     cut = [text for text, box in boxes if not (figure.bbox.contains(*box.p0) and figure.bbox.contains(*box.p1))]
     assert not cut
-    overlaps = [
-        (one, other)
-        for i, (one, box) in enumerate(boxes)
-        for other, other_box in boxes[i + 1 :]
-        if box.overlaps(other_box)
-    ]
-    assert not overlaps
+    assert not overlaps(figure)
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
-from looked_at import bands, bars, curve, has_line, maps, metric_curve, panel, visible_texts, weights_in_table
+from looked_at import bands, bars, curve, has_line, maps, metric_curve, overlaps, panel, visible_texts, weights_in_table
 from made_tables import CHECKPOINTS, figure_data, shifted
 
 from circuit_phases.figures.drawing import draw
@@ -78,6 +79,16 @@ def test_figure_2_gives_every_configuration_its_part():
     assert has_line(other, curve(data, "b", 5), color=INK)
     assert {"one", "other"} <= {text.get_text() for text, _ in visible_texts(figure)}
     assert len(maps(figure)) == 6 + 4
+
+
+def test_figure_2_draws_every_configuration_at_one_scale_whatever_phases_and_heads_it_has():
+    runs = {"all": {0: {}}, "one": {0: shifted(1, (3,))}, "none": {0: shifted(1, ())}, "heads": {0: {"heads": 2}}}
+    figure = draw("fig02", figure_data({run: run for run in runs}, **runs))
+    assert not overlaps(figure)
+    curves = [axes.bbox.height for axes in figure.axes if axes.get_ylabel() == "accuracy"]
+    assert max(curves) < 1.2 * min(curves)
+    sizes = [axes.bbox.width for axes, _ in maps(figure)]
+    assert max(sizes) < 1.2 * min(sizes)
 
 
 def test_figure_3_shows_the_change_of_accuracy_over_one_evaluation(drawn, three_phases):
@@ -170,6 +181,24 @@ def test_figure_12_shows_the_first_and_the_last_checkpoint(drawn, three_phases):
         expected = weights_in_table(three_phases, 3, (0, 100_000)[index % 2], layer=1 + index // 2)
         np.testing.assert_array_equal(weights.filled(np.nan), expected)
     assert has_line(panel(drawn["fig12"], "accuracy"), curve(three_phases, "paper", 3), color=INK)
+
+
+def test_figure_12_grows_with_the_heads_whose_maps_it_shows():
+    one, two = (draw("fig12", figure_data({"p": "p"}, p={0: {"heads": heads}})) for heads in (1, 2))
+    assert len(maps(two)) == 2 * len(maps(one))
+    assert not overlaps(two)
+    assert panel(two, "accuracy").bbox.height < 1.2 * panel(one, "accuracy").bbox.height
+
+
+def test_figure_14_of_few_classes_has_ticks_that_keep_apart():
+    data = figure_data({"p": "p"}, p={0: {}})
+    rows = data.tables["class_frequencies"]
+    data.tables["class_frequencies"] = rows[rows["class"] <= 8]
+    figure = draw("fig14", data)
+    ticks = figure.axes[0].get_xticklabels(which="both")
+    boxes = sorted((box for text, box in visible_texts(figure) if text in ticks), key=lambda box: box.x0)
+    assert len(boxes) > 1, "one label alone gives no scale"
+    assert all(right.x0 - left.x1 > 3 for left, right in pairwise(boxes))
 
 
 def test_figure_14_shows_set_and_observed_frequencies_for_every_alpha():

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from looked_at import bars, curve, has_line, maps, metric_curve, panel
+from looked_at import bars, curve, has_line, maps, metric_curve, overlaps, panel
 from made_tables import figure_data
 
 from circuit_phases.figures.drawing import draw
@@ -33,6 +35,13 @@ def test_curves_show_the_metrics_in_a_row_each_and_the_layers_in_columns(drawn, 
         steps, _ = metric_curve(sweep, "T2", 0, name, layer)
         values = np.median([metric_curve(sweep, "T2", seed, name, layer)[1] for seed in (0, 1, 2)], axis=0)
         assert has_line(axes, (steps, values))
+
+
+def test_curves_of_many_series_leave_their_panels_room_for_the_labels():
+    data = figure_data({"p": "p"}, p={0: {}, 1: {}})
+    (one,) = data.series
+    series = [replace(one, label=f"T = {T}, eps = {eps}") for T in range(1, 9) for eps in (0.1, 0.25, 0.5)]
+    assert not overlaps(draw("curves", replace(data, series=tuple(series))))
 
 
 def test_curves_take_the_largest_metric_over_heads_and_say_so():

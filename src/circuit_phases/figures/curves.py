@@ -10,8 +10,20 @@ from matplotlib.figure import Figure, FigureBase
 from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.panels import new_figure, step_axes
 from circuit_phases.figures.style import PAGE, styled
-from circuit_phases.figures.sweeps import Panel, draw_panel, draw_sweep, every_accuracy, series_legend, sweep_height
+from circuit_phases.figures.sweeps import (
+    LEGEND_ROW,
+    Panel,
+    draw_panel,
+    draw_sweep,
+    every_accuracy,
+    legend_rows,
+    series_legend,
+    sweep_height,
+)
 from circuit_phases.readings import METRICS, circuit_curve, layers_and_heads
+
+METRICS_HEIGHT = 0.4 + 1.0 * len(METRICS)
+"""Inches of the metrics: a row is longer than its label."""
 
 
 @styled
@@ -19,8 +31,8 @@ def figure(data: FigureData) -> Figure:
     """A colour per series: the median over seeds dark, each seed light. Metrics are the largest over heads."""
     heads = layers_and_heads(data.tables["circuits"])
     layers = sorted({layer for layer, _ in heads})
-    heights = [sweep_height(data), 2.9][: 1 + bool(layers)]
-    drawn = new_figure(PAGE, sum(heights))
+    heights = [sweep_height(data), METRICS_HEIGHT][: 1 + bool(layers)]
+    drawn = new_figure(PAGE, sum(heights) + LEGEND_ROW * legend_rows(data, PAGE))
     parts = drawn.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     draw_sweep(parts[0], data)
     for part in parts[1:]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure, FigureBase
 
-from circuit_phases.figure_data import FigureData, Series
+from circuit_phases.figure_data import CIRCUITS, FigureData, Series
 from circuit_phases.figures.panels import (
+    MAP_HEIGHT,
     accuracy_axis,
     attention_grid,
     draw_ceilings,
@@ -28,14 +29,13 @@ CURVES_HEIGHT = 2.0
 @styled
 def figure(data: FigureData) -> Figure:
     """Accuracy and loss of every seed; phases, ceilings and maps are those of the first seed listed."""
-    maps = max((_maps_height(data, series) for series in data.series), default=0)
-    return per_series(data, PAGE, CURVES_HEIGHT + maps, _draw)
+    return per_series(data, PAGE, CURVES_HEIGHT, _draw, more=_maps_height)
 
 
 def _maps_height(data: FigureData, series: Series) -> float:
     rows = layers_and_heads(data.table("attention", series.run, series.seeds[0]))
     shown = any(phase.number for phase in phases(data, series.run, series.seeds[0]))
-    return 0.3 + 1.5 * len(rows) if shown else 0.3
+    return 0.3 + MAP_HEIGHT * len(rows) if shown else 0.3
 
 
 def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
@@ -54,4 +54,4 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     legend_above(above, [[handle] for handle in (*seed_handles(series), *phase_handles(found))])
     saved = checkpoints(data, series.run, seed)
     numbered = [(phase.name, nearest(saved, phase.middle)) for phase in found if phase.number and saved]
-    attention_grid(below, data, series.run, seed, numbered)
+    attention_grid(below, data, series.run, seed, numbered, room=len(CIRCUITS))

@@ -7,6 +7,7 @@ from matplotlib.patches import Patch
 
 from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.panels import (
+    MAP_HEIGHT,
     accuracy_axis,
     attention_grid,
     legend_above,
@@ -19,18 +20,29 @@ from circuit_phases.figures.panels import (
     step_axis,
 )
 from circuit_phases.figures.style import CIRCUIT_TINTS, PAGE, styled
-from circuit_phases.readings import checkpoints, phases
+from circuit_phases.readings import checkpoints, layers_and_heads, phases
+
+HEIGHT = 3.1
+"""Inches of accuracy, and of two rows of maps beside it."""
 
 
 @styled
 def figure(data: FigureData) -> Figure:
     """Accuracy of every seed; maps of the first seed listed, at its first and its last checkpoint."""
-    return per_series(data, PAGE, 3.1, _draw)
+    return per_series(data, PAGE, HEIGHT, _draw, more=_more_maps)
+
+
+def _more_maps(data: FigureData, series: Series) -> float:
+    rows = layers_and_heads(data.table("attention", series.run, series.seeds[0]))
+    return MAP_HEIGHT * max(len(rows) - 2, 0)
 
 
 def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     seed = series.seeds[0]
     left, right = part.subfigures(1, 2, width_ratios=[2.7, 4], squeeze=False)[0]
+    more = _more_maps(data, series)
+    heights = [HEIGHT, more][: 1 + bool(more)]
+    left = left.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[0, 0]
     axes = left.subplots()
     curves = splits(data, series)
     seed_curves(axes, curves)

@@ -24,7 +24,8 @@ def figure(data: FigureData) -> Figure:
         seen = table[table["observed"] > 0]
         axes.plot(seen["class"], seen["observed"], ".", color=colour, markersize=2.5, alpha=0.35, zorder=2)
     if by_alpha:
-        axes.set_xlim(0.9, 1.1 * max(table["class"].max() for table in by_alpha.values()))
+        # A whole decade at least: within one, Matplotlib labels ticks between its ends, which run into one another.
+        axes.set_xlim(0.9, 1.1 * max(10, *(table["class"].max() for table in by_alpha.values())))
         drawn.legend(
             loc="outside upper center", ncols=3, title="line: $f(k) \\propto k^{-\\alpha}$, dots: evaluation sequences"
         )

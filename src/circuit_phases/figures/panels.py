@@ -33,6 +33,8 @@ ELSEWHERE = "plateau elsewhere"
 """The name of a plateau at no known ceiling."""
 LABELLED_TOKENS = 11
 """Up to so many tokens, each has its tick label."""
+MAP_HEIGHT = 1.5
+"""Inches of a row of `attention_grid`, whose label is nearly as long."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -41,16 +43,23 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def per_series(
-    data: FigureData, width: float, height: float, draw: Callable[[FigureBase, FigureData, Series], None]
+    data: FigureData,
+    width: float,
+    height: float,
+    draw: Callable[[FigureBase, FigureData, Series], None],
+    more: Callable[[FigureData, Series], float] = lambda data, series: 0,
 ) -> Figure:
-    """One part of the given size (inches) per series, as many beside each other as the page holds."""
-    count = max(len(data.series), 1)
-    columns = min(count, int(PAGE // width))
-    rows = -(-count // columns)
-    figure = new_figure(width if columns == 1 else PAGE, height * rows)
-    parts = figure.subfigures(rows, columns, squeeze=False).flat
+    """One part of the given size (inches) per series, as many beside each other as the page holds.
+
+    `more` is what a series adds to the height; parts beside each other have that of the tallest.
+    """
+    heights = [height + more(data, series) for series in data.series] or [height]
+    columns = min(len(heights), int(PAGE // width))
+    rows = [max(heights[start : start + columns]) for start in range(0, len(heights), columns)]
+    figure = new_figure(width if columns == 1 else PAGE, sum(rows))
+    parts = figure.subfigures(len(rows), columns, height_ratios=rows, squeeze=False).flat
     for part, series in zip(parts, data.series, strict=False):
-        if count > 1:
+        if len(data.series) > 1:
             part.suptitle(series.label)
         # A part within the part, so that the title stands over the legend.
         draw(part.subfigures(1, 1), data, series)
@@ -259,15 +268,21 @@ def draw_attention(axes: Axes, weights: Float64[np.ndarray, "S S"]) -> QuadMesh:
 
 
 def attention_grid(
-    figure: FigureBase, data: FigureData, run: str, seed: int, columns: Sequence[tuple[str, int]]
+    figure: FigureBase, data: FigureData, run: str, seed: int, columns: Sequence[tuple[str, int]], room: int = 1
 ) -> None:
-    """Maps of one run: a row per layer and head, a column per (title, checkpoint)."""
+    """Maps of one run: a row per layer and head, a column per (title, checkpoint).
+
+    Fewer columns than there is `room` for stand at the left, each as wide as if there were as many.
+    """
     rows = layers_and_heads(data.table("attention", run, seed))
     if not rows or not columns:
         words_instead(figure, "no phase found, or no attention saved")
         return
     several_heads = any(head > 1 for _, head in rows)
-    grid = figure.subplots(len(rows), len(columns), squeeze=False)
+    grid = figure.subplots(len(rows), max(len(columns), room), squeeze=False)
+    for axes in grid[:, len(columns) :].flat:
+        axes.remove()
+    grid = grid[:, : len(columns)]
     for column, (title, checkpoint) in enumerate(columns):
         grid[0, column].set_title(f"{title}\nstep {checkpoint:,}", loc="center")
         for axes, (layer, head) in zip(grid[:, column], rows, strict=True):

@@ -30,7 +30,8 @@ from circuit_phases.readings import ceilings, phases
 
 STRIP_ROW = 0.16
 """Inches of a row of the strip of phases."""
-
+LEGEND_ROW = 0.12
+"""Inches of a row of the legend."""
 
 Curves = Callable[[FigureData, Series], "list[pd.Series[float]]"]
 """The curve of every seed of a series."""
@@ -139,12 +140,17 @@ def _draw_ceilings_beside(axes: Axes, data: FigureData) -> None:
     axes.set_title("ceilings", loc="center")
 
 
+def legend_rows(data: FigureData, width: float) -> int:
+    """The rows of `series_legend`."""
+    longest = max((len(series.label) for series in data.series), default=1)
+    columns = max(min(int(width / (0.35 + 0.05 * longest)), len(data.series)), 1)
+    return -(-len(data.series) // columns) or 1
+
+
 def series_legend(drawn: Figure, data: FigureData, width: float) -> None:
     """The colour of every series, in as many columns as `width` inches hold."""
     handles = [Line2D([], [], color=colour, linestyle=line, label=one.label) for one, colour, line in looks(data)]
-    longest = max((len(series.label) for series in data.series), default=1)
-    columns = max(min(int(width / (0.35 + 0.05 * longest)), len(handles)), 1)
-    rows = -(-len(handles) // columns) or 1
+    rows = legend_rows(data, width)
     several_seeds = any(len(series.seeds) > 1 for series in data.series)
     legend_above(
         drawn,
