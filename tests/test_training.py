@@ -170,14 +170,14 @@ def test_training_rows_average_the_batches_since_the_last_evaluation(tiny: Tiny,
 
 
 def test_the_summary_tells_every_parameter_and_what_the_run_took(tiny: Tiny, tmp_path: Path) -> None:
-    masks = [["self", "label_to_item"], ["query_to_labels"]]
+    masks = [["label_to_item", "self"], ["query_to_labels"]]
     forbidden = [{"layer": 1, "edges": ["self"], "from_step": 4}]
     settings = tiny(masks=masks, forbidden=forbidden, max_steps=10)
     row = summary(run(settings, tmp_path, seed=3))
     assert (row["run"], row["seed"], row["dataset"]) == (settings.name, 3, settings.dataset_name(3))
     assert (row["T"], row["eps"], row["loss"], row["output_projection"]) == (2, 0.1, "last_label", True)
     assert row["world_seed"] == 3
-    assert row["masks"] == '[["self", "label_to_item"], ["query_to_labels"]]'
+    assert row["masks"] == '[["label_to_item", "self"], ["query_to_labels"]]'
     assert row["forbidden"] == '[{"layer": 1, "edges": ["self"], "from_step": 4, "until_step": null}]'
     width = 16
     assert row["parameters_count"] == 2 * 4 * width**2 + (width + 1) * width + (width + 1) * 4

@@ -219,7 +219,7 @@ class ModelSettings(Settings):
 class TrainingSettings(Settings):
     """Stochastic gradient descent on fresh sequences (paper, Sec. 3)."""
 
-    learning_rate: float = Field(0.01, gt=0, le=LARGEST, description="step size of plain gradient descent")
+    learning_rate: float = Field(0.01, gt=0, le=1e38, description="step size of plain gradient descent")
     batch_size: Positive = Field(128, description="fresh sequences per step")
     max_steps: Positive = Field(200_000, description="steps of gradient descent (the paper: 1e5 to 1e6)")
     evaluation_interval: Positive = Field(100, description="steps between evaluations")
