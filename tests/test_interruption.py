@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from training_runs import QUICK, Interrupted, overall_accuracy, results, run, su
 
 from circuit_phases import training
 from circuit_phases.checkpoints import load_tensors, saved_checkpoints
-from circuit_phases.files import UserError, locked
+from circuit_phases.files import UserError, locked, remove_leftovers
+from circuit_phases.run_in_progress import RunInProgress
 from circuit_phases.settings import RunSettings
 from circuit_phases.trainer import COMPILE_FROM_STEPS, Trainer
 
@@ -111,6 +113,17 @@ def test_a_killed_run_ends_with_the_same_numbers(tiny: Tiny, finished: Path, tmp
     assert killed.returncode == -signal.SIGKILL
     assert saved_step(tmp_path) == 46
     assert results(run(tiny(), tmp_path)) == results(finished)
+
+
+def test_work_in_progress_that_is_cleared_is_gone_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "partial").mkdir()
+    (tmp_path / "partial" / "file").touch()
+    with monkeypatch.context() as killed:
+        killed.setattr(shutil, "rmtree", lambda *_, **__: None)
+        RunInProgress(tmp_path, {}).clear()
+    assert not (tmp_path / "partial").exists()
+    remove_leftovers(tmp_path / "partial")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")

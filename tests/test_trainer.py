@@ -163,6 +163,24 @@ def test_without_a_compiler_training_goes_on_uncompiled_and_says_so_once(caplog:
     assert "\n" not in warning
 
 
+def test_a_compiler_that_is_killed_is_asked_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch._inductor.config as inductor
+
+    compiler, killed = tmp_path / "compiler", tmp_path / "killed"
+    first = f'case "$*" in *.cpp*) [ -e {killed} ] || {{ touch {killed}; kill -TERM $$; }};; esac'
+    compiler.write_text(f'#!/bin/sh\n{first}\nexec g++ "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    x = torch.arange(60.0)
+    with inductor.patch({"cpp.cxx": (str(compiler),), "force_disable_caches": True}):
+        function = compiled_or_plain(lambda x: (5 * x + 1).cos(), lambda x: pytest.fail("run uncompiled"))
+        assert torch.allclose(function(x), (5 * x + 1).cos())
+    assert killed.exists()
+    assert not any("Not compiled" in message for message in caplog.messages)
+
+
 def test_a_compiler_without_a_place_for_its_files_is_done_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

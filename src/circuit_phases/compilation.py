@@ -25,6 +25,8 @@ OPTIONS: dict[str, Any] = {
     # Keep attention weights in memory: written into the sums that read them, they are divided again each time.
     "realize_opcount_threshold": 4,
 }
+ATTEMPTS = 2
+"""Ctrl-C kills a job's compiler too; the job would take one step uncompiled, and so end with other bytes."""
 PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.bmm.default)
 
 
@@ -47,12 +49,7 @@ def compiled_in_stages(compilable: Callable[..., Any], plain: Callable[..., Any]
         def call(*others: Any) -> Any:
             nonlocal working, prepared
             if working is None:
-                try:
-                    working = _compiled(compilable, first, others)
-                except Exception as error:
-                    why = str(error).strip().splitlines() or [type(error).__name__]
-                    logger.warning("Not compiled, so slower: %s", why[0])
-                    working = partial(partial, plain)
+                working = _compiled_at_last(compilable, first, others) or partial(partial, plain)
             if prepared is None:
                 prepared = working(*first)
             return prepared(*others)
@@ -60,6 +57,18 @@ def compiled_in_stages(compilable: Callable[..., Any], plain: Callable[..., Any]
         return call
 
     return prepare
+
+
+def _compiled_at_last(*function_and_arguments: Any) -> Callable[..., Callable[..., Any]] | None:
+    """A compiled form; none, said once, where it fails however often it is tried."""
+    why: list[str] = []
+    for _ in range(ATTEMPTS):
+        try:
+            return _compiled(*function_and_arguments)
+        except Exception as error:
+            why = str(error).strip().splitlines() or [type(error).__name__]
+    logger.warning("Not compiled, so slower: %s", why[0])
+    return None
 
 
 def _compiled(

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,8 +116,13 @@ class RunInProgress:
                 _link(path, temporary / path.name)
 
     def clear(self) -> None:
-        """Remove everything."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove everything: all of it is out of sight before any of it goes, so that a kill leaves no half of it."""
+        away = self.folder.with_name(f".{self.folder.name}.removing")
+        shutil.rmtree(away, ignore_errors=True)
+        with suppress(OSError):
+            self.folder.rename(away)
+        for folder in (away, self.folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _speed(self, step: int) -> float:
         """Steps a second since the save before, or since the run was begun or continued; for those who watch."""

@@ -22,6 +22,7 @@ from circuit_phases.checkpoints import saved_checkpoints
 from circuit_phases.code_digest import code_digest
 from circuit_phases.files import UserError, locked, remove_leftovers
 from circuit_phases.interruption import StopRequest
+from circuit_phases.paths import PARTIAL
 from circuit_phases.run_in_progress import RunInProgress, State
 from circuit_phases.schemas import RUNS, TRAINING
 from circuit_phases.settings import RunSettings, TrainingSettings
@@ -113,7 +114,7 @@ def train_together(
     with ExitStack() as locks, StopRequest() as stop:
         for member in members:
             locks.enter_context(locked(member.folder))
-            for name in ("checkpoints", "training.parquet", "run.parquet"):
+            for name in ("checkpoints", "training.parquet", "run.parquet", PARTIAL):
                 remove_leftovers(member.folder / name)
         runs = [_Run(settings, member, device) for member in members]
         left = [run for run in runs if not run.done]
