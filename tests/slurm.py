@@ -101,7 +101,7 @@ class Project:
 
     def _saved(self, seed: int) -> bool:
         """Whether a training has saved since Snakemake was started."""
-        states = self.results.glob(f"runs/*/seed-{seed}/partial/state.safetensors")
+        states = self.results.glob(f"runs/*/seed-{seed}/partial/state-*.safetensors")
         return any(state.stat().st_mtime > self.started for state in states)
 
     def check_continued(self, said: str, disturbed: dict[str, int]) -> None:

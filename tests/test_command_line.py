@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from faults import alter, empty, truncate
 
 from circuit_phases.command_line import main
 
@@ -38,6 +40,23 @@ def test_a_finished_training_is_kept_and_one_that_was_stopped_goes_on(
     (Path(folder) / "partial").mkdir()
     main(train)
     assert (Path(folder) / "run.parquet").stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, alter, Path.unlink])
+@pytest.mark.parametrize("name", ["training.parquet", "run.parquet", "checkpoints/step-0000040.safetensors"])
+def test_a_result_that_is_not_whole_is_made_again(
+    name: str, damage: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = ["train", "--set", *TINY, "--results", str(tmp_path)]
+    main(train)
+    path = Path(capsys.readouterr().out.strip(), name)
+    whole = path.read_bytes()
+    damage(path)
+    main(train)
+    said = capsys.readouterr().err
+    assert name == "run.parquet" or f"To be made again: {path}" in said
+    assert "trained already" not in said
+    assert path.read_bytes() == whole
 
 
 def test_a_world_that_was_not_finished_is_drawn_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -17,9 +18,10 @@ from torch import Tensor
 from training_runs import QUICK, Interrupted, overall_accuracy, results, run, summary
 
 from circuit_phases import training
-from circuit_phases.checkpoints import load_tensors, saved_checkpoints
+from circuit_phases.checkpoints import saved_checkpoints
 from circuit_phases.files import UserError, locked, remove_leftovers
-from circuit_phases.run_in_progress import RunInProgress
+from circuit_phases.paths import saved_states, step_of
+from circuit_phases.run_in_progress import RunInProgress, forget_finished
 from circuit_phases.settings import RunSettings
 from circuit_phases.trainer import COMPILE_FROM_STEPS, Trainer
 
@@ -105,7 +107,7 @@ def run_and_signal(
 
 
 def saved_step(folder: Path) -> int:
-    return int(load_tensors(folder / "partial" / "state.safetensors")[1]["step"])
+    return step_of(saved_states(folder / "partial")[-1])
 
 
 def test_a_killed_run_ends_with_the_same_numbers(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
@@ -139,16 +141,32 @@ def finished_compiled(compiled: RunSettings, tmp_path_factory: pytest.TempPathFa
     return run(compiled, tmp_path_factory.mktemp("compiled"))
 
 
+@pytest.fixture(scope="module", params=[signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+def stopped(compiled: RunSettings, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """What a compiled run left that a signal ended."""
+    folder = tmp_path_factory.mktemp("stopped")
+    ended = run_and_signal(compiled, folder, request.param, 2345, seconds_between_saves=1)
+    assert ended.returncode in (-signal.SIGKILL, 128 + signal.SIGTERM)
+    assert "Not compiled" not in ended.stderr
+    assert 0 < saved_step(folder) < 2346
+    return folder
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_compiled_run_that_is_stopped_ends_with_the_same_numbers(
-    number: signal.Signals, compiled: RunSettings, finished_compiled: Path, tmp_path: Path
+    compiled: RunSettings, finished_compiled: Path, stopped: Path, tmp_path: Path
 ) -> None:
-    stopped = run_and_signal(compiled, tmp_path, number, 2345, seconds_between_saves=1)
-    assert stopped.returncode in (-signal.SIGKILL, 128 + signal.SIGTERM)
-    assert 0 < saved_step(tmp_path) < 2346
-    assert "Not compiled" not in stopped.stderr
-    assert results(run(compiled, tmp_path)) == results(finished_compiled)
+    assert results(run(compiled, shutil.copytree(stopped, tmp_path / "run"))) == results(finished_compiled)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_compiler")
+def test_a_compiled_run_that_goes_on_without_a_compiler_says_so(
+    compiled: RunSettings, stopped: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = run(compiled, shutil.copytree(stopped, tmp_path / "run"))
+    (warning,) = [message for message in caplog.messages if "to the byte" in message]
+    assert warning.startswith(f"{folder}: its steps were compiled so far and are uncompiled from here")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
@@ -187,28 +205,27 @@ def test_two_jobs_cannot_train_one_run_at_once(tiny: Tiny, tmp_path: Path) -> No
     assert run(tiny(), tmp_path)
 
 
-def damaged(name: str, folder: Path) -> Path:
-    """The first file of a run in progress that fits a name."""
-    return sorted((folder / "partial").glob(name))[0]
-
-
 @pytest.mark.parametrize("damage", [truncate, empty, alter, Path.unlink])
 @pytest.mark.parametrize(
-    ("name", "first_step"),
+    ("names", "again"),
     [
-        # Of checkpoints, at 0, 1, 3, 8, 20 and 60, the run continues from those at evaluations.
-        ("state.safetensors", 21),
-        ("rows/*-00000030.parquet", 21),
-        ("rows/*-00000010.parquet", 1),
-        ("checkpoints/step-0000000.safetensors", 1),
-        ("checkpoints/step-0000008.safetensors", 1),
-        ("checkpoints/step-0000020.safetensors", 1),
+        # It stands at 34 and 35; of checkpoints, at 0, 1, 3, 8, 20 and 60, it continues from those at evaluations.
+        (["state-0000000035.safetensors"], [35]),
+        (["state-*.safetensors"], [*range(21, 36)]),
+        (["rows/*-00000030.parquet"], [*range(21, 31)]),
+        (["rows/*-00000010.parquet"], [*range(1, 11)]),
+        (["checkpoints/step-0000000.safetensors"], []),
+        (["checkpoints/step-0000008.safetensors"], [*range(1, 9)]),
+        (["checkpoints/step-0000020.safetensors"], [*range(1, 21)]),
+        (["checkpoints/step-0000003.safetensors", "rows/*-00000030.parquet"], [1, 2, 3, *range(21, 31)]),
+        (["state-*.safetensors", "rows/*-00000020.parquet"], [*range(1, 36)]),
     ],
+    ids=str,
 )
-def test_a_run_goes_back_to_before_a_damaged_file_and_names_it(
+def test_what_a_damaged_file_held_is_made_again_and_nothing_else(
     damage: Callable[[Path], None],
-    name: str,
-    first_step: int,
+    names: list[str],
+    again: list[int],
     tiny: Tiny,
     finished: Path,
     tmp_path: Path,
@@ -219,17 +236,82 @@ def test_a_run_goes_back_to_before_a_damaged_file_and_names_it(
     interrupt(36)
     with pytest.raises(Interrupted):
         run(tiny(), tmp_path)
-    path = damaged(name, tmp_path)
-    damage(path)
+    paths = [path for name in names for path in (tmp_path / "partial").glob(name)]
+    for path in paths:
+        damage(path)
     taken = []
     original = Trainer.step
     monkeypatch.setattr(Trainer, "step", lambda self, step: taken.append(step) or original(self, step))
     with caplog.at_level(logging.WARNING):
         run(tiny(), tmp_path)
-    assert taken == list(range(first_step, 61))
-    if damage is not Path.unlink:
-        (warning,) = caplog.messages
-        assert f"{path} is damaged" in warning
+    assert taken == [*again, *range(36, 61)]
+    named = [] if damage is Path.unlink else paths
+    assert sorted(message.split(" is damaged")[0] for message in caplog.messages) == sorted(map(str, named))
+    assert results(tmp_path) == results(finished)
+
+
+def test_a_run_that_is_killed_while_it_makes_something_again_loses_nothing(
+    tiny: Tiny, finished: Path, tmp_path: Path, interrupt: Callable[[int], None]
+) -> None:
+    for step, damaged in ((56, "rows/*-00000030.parquet"), (29, "checkpoints/step-0000001.safetensors"), (1, "rows/*")):
+        interrupt(step)
+        with pytest.raises(Interrupted):
+            run(tiny(), tmp_path)
+        for path in (tmp_path / "partial").glob(damaged):
+            path.unlink()
+    assert results(run(tiny(), tmp_path)) == results(finished)
+
+
+# What becomes of a finished run
+
+
+@pytest.mark.parametrize("lost", [("training.parquet", "run.parquet", "checkpoints"), ("checkpoints",)], ids=len)
+def test_a_finished_run_whose_results_are_removed_is_put_back_until_it_is_analysed(
+    lost: tuple[str, ...], tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    before = summary(folder)
+    for path in (folder / name for name in lost):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", lambda self, step: pytest.fail(f"step {step} is taken again"))
+        assert results(run(tiny(), folder)) == results(finished)
+    assert summary(folder) == before
+    forget_finished(folder)
+    shutil.rmtree(folder / "checkpoints")
+    taken = []
+    original = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, step: taken.append(step) or original(self, step))
+    assert results(run(tiny(), folder)) == results(finished)
+    assert len(taken) == 60
+
+
+def test_what_a_finished_run_is_put_back_from_takes_no_room(finished: Path) -> None:
+    for path in (finished / "checkpoints").iterdir():
+        assert path.samefile(finished / ".finished" / "checkpoints" / path.name)
+
+
+def test_without_second_names_a_finished_run_is_kept_once(
+    tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(os, "link", refused)
+    assert results(run(tiny(), tmp_path)) == results(finished)
+    assert not (tmp_path / ".finished").exists()
+
+
+def test_a_run_by_other_code_is_begun_anew_and_said_once(
+    tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "code_digest", lambda *_: "another")
+        run(tiny(), tmp_path)
+    with caplog.at_level(logging.WARNING):
+        run(tiny(), tmp_path)
+    (message,) = caplog.messages
+    assert "holds another run, or was made by other code" in message
     assert results(tmp_path) == results(finished)
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from faults import empty
 from training_runs import QUICK, Interrupted, results, run, summary
 
 from circuit_phases import training
 from circuit_phases.checkpoints import load_tensors, saved_checkpoints
 from circuit_phases.files import UserError
+from circuit_phases.paths import checkpoint_file, state_file
 from circuit_phases.schemas import TRAINING
 from circuit_phases.settings import RunSettings
 from circuit_phases.splits import evaluation_set
@@ -59,28 +61,70 @@ def test_of_seeds_trained_together_each_stops_when_it_is_solved(tiny: Tiny, tmp_
         assert_close(tmp_path / str(seed), run(settings, tmp_path / f"alone-{seed}", seed))
 
 
-@pytest.mark.parametrize("step", [35, 40])
-def test_seeds_trained_together_continue_together(
-    step: int, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    together(tiny(), {seed: tmp_path / f"whole-{seed}" for seed in (0, 1)})
+@pytest.fixture
+def steps_together(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps that seeds take together from here on; each is saved, and one that is in it already breaks them off."""
+    taken: list[int] = []
     take = TrainerOfSeeds.step
 
-    def interrupted(self: TrainerOfSeeds, number: int) -> Outcome:
-        if number == step:
+    def noted(self: TrainerOfSeeds, step: int) -> Outcome:
+        if step in taken:
+            taken.clear()
             raise Interrupted
-        return take(self, number)
+        taken.append(step)
+        return take(self, step)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "SECONDS_BETWEEN_SAVES", 0)
-        patch.setattr(TrainerOfSeeds, "step", interrupted)
-        with pytest.raises(Interrupted):
-            together(tiny(), {seed: tmp_path / str(seed) for seed in (0, 1)})
-    # One seed lost its last save, so both go back.
-    (tmp_path / "1" / "partial" / "state.safetensors").unlink()
-    together(tiny(), {seed: tmp_path / str(seed) for seed in (0, 1)})
-    for seed in (0, 1):
-        assert results(tmp_path / str(seed)) == results(tmp_path / f"whole-{seed}")
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0)
+    monkeypatch.setattr(TrainerOfSeeds, "step", noted)
+    return taken
+
+
+@pytest.mark.parametrize("step", [35, 40])
+def test_seeds_trained_together_that_are_killed_between_their_saves_lose_one_save(
+    step: int, tiny: Tiny, tmp_path: Path, steps_together: list[int]
+) -> None:
+    folders = {seed: tmp_path / str(seed) for seed in (0, 1)}
+    together(tiny(), {seed: tmp_path / f"whole-{seed}" for seed in (0, 1)})
+    steps_together[:] = [step + 1]
+    with pytest.raises(Interrupted):
+        together(tiny(), folders)
+    (folders[1] / "partial" / state_file(step)).unlink()
+    together(tiny(), folders)
+    assert steps_together == [*range(step, 61)]
+    for seed, folder in folders.items():
+        assert results(folder) == results(tmp_path / f"whole-{seed}")
+
+
+def test_a_damaged_file_of_one_seed_costs_the_steps_that_it_held(
+    tiny: Tiny, tmp_path: Path, steps_together: list[int]
+) -> None:
+    folders = {seed: tmp_path / str(seed) for seed in (0, 1)}
+    together(tiny(), {seed: tmp_path / f"whole-{seed}" for seed in (0, 1)})
+    steps_together[:] = [55]
+    with pytest.raises(Interrupted):
+        together(tiny(), folders)
+    empty(folders[1] / "partial" / "checkpoints" / checkpoint_file(8))
+    together(tiny(), folders)
+    assert steps_together == [*range(1, 9), *range(55, 61)]
+    for seed, folder in folders.items():
+        assert results(folder) == results(tmp_path / f"whole-{seed}")
+
+
+def test_seeds_that_are_killed_after_one_is_solved_end_with_the_same_bytes(
+    tiny: Tiny, tmp_path: Path, steps_together: list[int]
+) -> None:
+    settings = tiny(**QUICK | {"stop_after": 3})
+    folders = {seed: tmp_path / str(seed) for seed in (0, 1)}
+    together(settings, {seed: tmp_path / f"whole-{seed}" for seed in (0, 1)})
+    solved, last = sorted(summary(tmp_path / f"whole-{seed}")["steps"] for seed in (0, 1))
+    steps_together[:] = [last - 4]
+    with pytest.raises(Interrupted):
+        together(settings, folders)
+    together(settings, folders)
+    assert solved < last - 4
+    assert steps_together == [*range(last - 4, last + 1)]
+    for seed, folder in folders.items():
+        assert results(folder) == results(tmp_path / f"whole-{seed}")
 
 
 def test_a_seed_that_is_added_costs_the_others_nothing(
@@ -105,5 +149,5 @@ def test_a_seed_that_diverges_leaves_the_others_saved(tiny: Tiny, tmp_path: Path
     members = [Member(seed, world, evaluation_set(world), tmp_path / str(seed)) for seed, world in worlds.items()]
     with pytest.raises(UserError, match=f"{settings.name} seed 1: the loss is not finite at step 1"):
         train_together(settings, members, progress=False)
-    assert load_tensors(tmp_path / "0" / "partial" / "state.safetensors")[1]["step"] == "10"
+    assert (tmp_path / "0" / "partial" / state_file(10)).exists()
     assert_close(run(settings, tmp_path / "0"), run(settings, tmp_path / "alone"))

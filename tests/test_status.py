@@ -19,7 +19,7 @@ import torch
 from circuit_phases.configuration import Configuration, parse_configuration
 from circuit_phases.files import LOCK, UserError
 from circuit_phases.logs import job_log
-from circuit_phases.paths import PARTIAL, STATE, Paths
+from circuit_phases.paths import PARTIAL, Paths
 from circuit_phases.run_in_progress import RunInProgress, State
 from circuit_phases.schemas import ABILITY_LEVELS
 from circuit_phases.settings import RunSettings
@@ -63,13 +63,13 @@ def train_slowly(settings: RunSettings, folder: Path, log: Path) -> None:
 @contextmanager
 def training(configuration: Configuration) -> Iterator[multiprocessing.process.BaseProcess]:
     """A process that trains seed 0, saved twice at least."""
-    folder, state = folder_of(configuration), folder_of(configuration) / PARTIAL / STATE
+    folder = folder_of(configuration)
     job = multiprocessing.get_context("spawn").Process(
         target=train_slowly, args=(settings_of(configuration), folder, log_of(configuration))
     )
     job.start()
     try:
-        wait_for(lambda: state.exists() and (trainings(configuration)[0].speed or 0) > 0)
+        wait_for(lambda: (trainings(configuration)[0].speed or 0) > 0)
         yield job
     finally:
         job.kill()
@@ -145,17 +145,16 @@ def test_the_phase_so_far_is_that_of_the_last_plateau(configuration: Configurati
     of_iid = identity | {"split": "iid", "measure": "accuracy", "standard_error": 0.0, "method": "enumeration"}
     rows = [of_iid | {"level": name, "value": value} for name, value in levels.items()]
     write_table(folder / "ability_levels.parquet", table_from_rows(rows, ABILITY_LEVELS), ABILITY_LEVELS)
-    progress = RunInProgress(folder, {"run": settings.name, "seed": "0"})
 
     def stand_at(accuracies: np.ndarray) -> TrainingStatus:
-        rows = [
-            identity
-            | {"step": 10 * place, "split": "iid", "task": None, "loss": 1.0, "accuracy": value, "sequences": 64}
-            for place, value in enumerate(map(float, accuracies))
-        ]
+        others = identity | {"split": "iid", "task": None, "loss": 1.0, "sequences": 64}
+        rows = {
+            10 * place: [others | {"step": 10 * place, "accuracy": float(value)}]
+            for place, value in enumerate(accuracies)
+        }
+        progress = RunInProgress(folder, {"run": settings.name, "seed": "0"})
         progress.clear()
-        nothing = torch.empty(0)
-        progress.save(State(rows[-1]["step"], 1.0, {}, nothing, nothing.long()), rows)
+        progress.save(State(max(rows), {}), rows)
         return trainings(configuration)[0]
 
     climb, first, second = np.linspace(0.25, 0.4, 20), np.full(80, 0.4), np.linspace(0.4, 0.6, 30)

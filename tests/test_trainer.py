@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor
 from training_runs import trainer_of
 
 from circuit_phases import evaluation as evaluation_module
-from circuit_phases.compilation import compiled_in_stages, compiled_or_plain
+from circuit_phases.compilation import Compiler
 from circuit_phases.fast import FastForm
 from circuit_phases.files import UserError
 from circuit_phases.sequences import TrainingBatches
@@ -128,22 +129,13 @@ def test_products_of_the_first_arguments_are_those_of_the_latest_preparation() -
     def function(left: Tensor, right: Tensor, x: Tensor) -> list[Tensor]:
         return [left @ right @ x, (right + x).sin()]
 
-    prepare = compiled_in_stages(function, function)
+    prepare = Compiler().compiled_in_stages(function, function)
     for start in range(3):
         left, right, *others = torch.arange(start, start + 36.0).view(4, 3, 3)
         prepared = prepare(left, right)
         for x in others:
             for value, expected in zip(prepared(x), function(left, right, x), strict=True):
                 torch.testing.assert_close(value, expected)
-
-
-@pytest.fixture
-def no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    import torch._inductor.config as inductor
-
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    with inductor.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}):
-        yield
 
 
 @pytest.mark.usefixtures("no_compiler")
@@ -154,11 +146,13 @@ def test_without_a_compiler_training_goes_on_uncompiled_and_says_so_once(caplog:
         calls.append(x)
         return (2 * x + 1).sin()
 
-    function = compiled_or_plain(lambda x: (2 * x + 1).sin(), plain)
-    for start in range(3):
+    compiler = Compiler()
+    functions = [compiler.compiled_or_plain(lambda x: (2 * x + 1).sin(), plain) for _ in range(2)]
+    for start, function in itertools.product(range(3), functions):
         x = torch.arange(start, start + 40.0)
         assert torch.equal(function(x), (2 * x + 1).sin())
-    assert len(calls) == 3
+    assert len(calls) == 6
+    assert not compiler.works
     (warning,) = [message for message in caplog.messages if "Not compiled, so slower" in message]
     assert "\n" not in warning
 
@@ -175,7 +169,7 @@ def test_a_compiler_that_is_killed_is_asked_once_more(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     x = torch.arange(60.0)
     with inductor.patch({"cpp.cxx": (str(compiler),), "force_disable_caches": True}):
-        function = compiled_or_plain(lambda x: (5 * x + 1).cos(), lambda x: pytest.fail("run uncompiled"))
+        function = Compiler().compiled_or_plain(lambda x: (5 * x + 1).cos(), lambda x: pytest.fail("run uncompiled"))
         assert torch.allclose(function(x), (5 * x + 1).cos())
     assert killed.exists()
     assert not any("Not compiled" in message for message in caplog.messages)
@@ -190,7 +184,7 @@ def test_a_compiler_without_a_place_for_its_files_is_done_without(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))
     x = torch.arange(50.0)
     with inductor.patch({"force_disable_caches": True}):
-        function = compiled_or_plain(lambda x: (3 * x + 1).cos(), lambda x: (3 * x + 1).cos())
+        function = Compiler().compiled_or_plain(lambda x: (3 * x + 1).cos(), lambda x: (3 * x + 1).cos())
         assert torch.equal(function(x), (3 * x + 1).cos())
     (warning,) = [message for message in caplog.messages if "Not compiled, so slower" in message]
     assert "Not a directory" in warning

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from training_runs import QUICK, overall_accuracy, results, run, summary, trainer_of
 
 from circuit_phases import training
-from circuit_phases.checkpoints import checkpoint_file, load_model, load_tensors, saved_checkpoints
+from circuit_phases.checkpoints import load_model, load_tensors, saved_checkpoints
 from circuit_phases.code_digest import code_digest
 from circuit_phases.files import DamagedFile, UserError
+from circuit_phases.paths import checkpoint_file
 from circuit_phases.schemas import TRAINING
 from circuit_phases.settings import RunSettings, TrainingSettings
 from circuit_phases.splits import SPLITS, evaluation_set
@@ -96,6 +97,7 @@ def test_a_small_world_is_learned(tiny: Tiny, tmp_path: Path) -> None:
 def test_a_finished_run_leaves_its_tables_and_weights_and_nothing_else(finished: Path, tiny: Tiny) -> None:
     steps = checkpoint_steps(tiny().training)
     assert sorted(path.name for path in finished.iterdir()) == [
+        ".finished",
         ".lock",
         "checkpoints",
         "run.parquet",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from circuit_phases.files import DamagedFile, UserError, replacing
 from circuit_phases.model import InContextTransformer
+from circuit_phases.paths import step_of
 from circuit_phases.settings import RunSettings
 from circuit_phases.world import World
 
@@ -50,18 +51,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def checkpoint_file(step: int) -> str:
-    """The file name of the weights at a step."""
-    return f"step-{step:07d}.safetensors"
-
-
 def saved_checkpoints(folder: Path) -> dict[int, Path]:
     """The saved weights in a folder by step, in order.
 
     Raises:
         UserError: if there are none.
     """
-    found = {int(path.stem.removeprefix("step-")): path for path in sorted(folder.glob("step-*.safetensors"))}
+    found = {step_of(path): path for path in sorted(folder.glob("step-*.safetensors"))}
     if not found:
         raise UserError(f"{folder} holds no checkpoints. Delete it; `snakemake` will make it again.")
     return found

@@ -11,7 +11,7 @@ from pathlib import Path
 from circuit_phases.configuration import Configuration
 from circuit_phases.figures import ASKED_TABLES, FINDINGS
 from circuit_phases.files import UserError, locked
-from circuit_phases.paths import Paths
+from circuit_phases.paths import FINISHED, PARTIAL, Paths
 from circuit_phases.settings import nearest
 
 ANALYSED = ("attention.parquet", "circuits.parquet")
@@ -37,7 +37,10 @@ def disk_use(configuration: Configuration) -> tuple[list[DiskUse], dict[str, int
     users = [folder for found in folders.values() for folder in found]
     uses = []
     for name, found in folders.items():
-        sizes = {folder: (size([folder / "checkpoints", folder / "partial"]), size([folder])) for folder in found}
+        sizes = {
+            folder: (size([folder / name for name in ("checkpoints", PARTIAL, FINISHED)]), size([folder]))
+            for folder in found
+        }
         uses.append(
             DiskUse(
                 name,

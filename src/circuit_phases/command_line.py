@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         settings = _settings(options.variant, options.set).at_seed(options.seed)
         paths = Paths(options.results)
+        stages.prepare_torch(options.threads)
         _STEPS[options.step](settings, options.seed, paths, options)
 
 
@@ -48,11 +49,11 @@ def _dataset(settings: RunSettings, seed: int, paths: Paths, _: argparse.Namespa
 
 def _train(settings: RunSettings, seed: int, paths: Paths, options: argparse.Namespace) -> None:
     folder = paths.run(settings.name, seed)
-    if (folder / "run.parquet").exists() and not (folder / PARTIAL).exists():
+    ended = (folder / "run.parquet").exists() and not (folder / PARTIAL).exists()
+    if ended and stages.is_trained(settings, folder):
         logger.info("%s is trained already; delete it to train anew.", folder)
         print(folder)
         return
-    stages.prepare_torch(options.threads)
     dataset = paths.dataset(settings.dataset_name(seed))
     if not stages.is_dataset(dataset):
         stages.make_dataset(settings, seed, dataset)
@@ -64,7 +65,6 @@ def _analyze(settings: RunSettings, seed: int, paths: Paths, options: argparse.N
     dataset, run = paths.dataset(settings.dataset_name(seed)), paths.run(settings.name, seed)
     if not (run / "run.parquet").exists():
         raise UserError(f"{run} is not trained. Train it with the same options first: circuit-phases train ...")
-    stages.prepare_torch(options.threads)
     stages.analyze_run(
         settings, seed, dataset, run / "checkpoints", run / "attention.parquet", run / "circuits.parquet"
     )

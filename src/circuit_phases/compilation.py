@@ -30,45 +30,53 @@ ATTEMPTS = 2
 PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.bmm.default)
 
 
-def compiled_or_plain(compilable: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function at its first call; where that fails, however it does, run the plain one and say so once."""
-    return compiled_in_stages(compilable, plain)()
+class Compiler:
+    """Compiles what a job runs, or none of it: what fails, however it does, is said once, and all runs as it is."""
 
+    def __init__(self, works: bool = True) -> None:
+        self.works = works
 
-def compiled_in_stages(compilable: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Callable[..., Any]]:
-    """The same for a function asked many times with the same first arguments.
+    def compiled_or_plain(self, compilable: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that is compiled at its first call."""
+        return self.compiled_in_stages(compilable, plain)()
 
-    Called with those arguments, it gives the function of the others; matrix products of the first
-    alone are computed once for all calls of that function.
-    """
-    working: Callable[..., Callable[..., Any]] | None = None
+    def compiled_in_stages(
+        self, compilable: Callable[..., Any], plain: Callable[..., Any]
+    ) -> Callable[..., Callable[..., Any]]:
+        """The same for a function asked many times with the same first arguments.
 
-    def prepare(*first: Any) -> Callable[..., Any]:
-        prepared: Callable[..., Any] | None = None
+        Called with those arguments, it gives the function of the others; matrix products of the first
+        alone are computed once for all calls of that function.
+        """
+        working: Callable[..., Callable[..., Any]] | None = None
 
-        def call(*others: Any) -> Any:
-            nonlocal working, prepared
-            if working is None:
-                working = _compiled_at_last(compilable, first, others) or partial(partial, plain)
-            if prepared is None:
-                prepared = working(*first)
-            return prepared(*others)
+        def prepare(*first: Any) -> Callable[..., Any]:
+            prepared: Callable[..., Any] | None = None
 
-        return call
+            def call(*others: Any) -> Any:
+                nonlocal working, prepared
+                if working is None:
+                    working = self._compiled_at_last(compilable, first, others) or partial(partial, plain)
+                if prepared is None:
+                    prepared = working(*first)
+                return prepared(*others)
 
-    return prepare
+            return call
 
+        return prepare
 
-def _compiled_at_last(*function_and_arguments: Any) -> Callable[..., Callable[..., Any]] | None:
-    """A compiled form; none, said once, where it fails however often it is tried."""
-    why: list[str] = []
-    for _ in range(ATTEMPTS):
-        try:
-            return _compiled(*function_and_arguments)
-        except Exception as error:
-            why = str(error).strip().splitlines() or [type(error).__name__]
-    logger.warning("Not compiled, so slower: %s", why[0])
-    return None
+    def _compiled_at_last(self, *function_and_arguments: Any) -> Callable[..., Callable[..., Any]] | None:
+        """A compiled form; none where it fails however often it is tried, and from then on."""
+        why: list[str] = []
+        for _ in range(ATTEMPTS if self.works else 0):
+            try:
+                return _compiled(*function_and_arguments)
+            except Exception as error:
+                why = str(error).strip().splitlines() or [type(error).__name__]
+        if why:
+            logger.warning("Not compiled, so slower: %s", why[0])
+        self.works = False
+        return None
 
 
 def _compiled(

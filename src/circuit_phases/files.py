@@ -52,8 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         temporary.chmod(0o666 & ~_umask())
         yield temporary
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
+        _flush(temporary)
         temporary.replace(path)
         _flush_folder(path.parent)
     except OSError as error:
@@ -95,6 +94,17 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def link(source: Path, target: Path) -> bool:
+    """Give a file a second name, or a copy where the file system knows no second names; whether it is the former."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+        _flush(target)
+        return False
+    return True
 
 
 def remove_leftovers(path: Path) -> None:
@@ -176,6 +186,12 @@ def require_writable(folder: Path) -> None:
 
 def _cannot_write(path: Path, error: OSError) -> UserError:
     return UserError(f"Cannot write {path}: {error.strerror or error}. Free the disk or fix the permission.")
+
+
+def _flush(path: Path) -> None:
+    """Make what a file holds outlast a loss of power."""
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
 
 
 def _flush_folder(folder: Path) -> None:

@@ -5,8 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-PARTIAL, STATE, ROWS = "partial", "state.safetensors", "rows"
-"""In the folder of a training that is not done: the folder of its progress; in that, its last state and its rows."""
+PARTIAL, ROWS = "partial", "rows"
+"""In the folder of a training that is not done: the folder of its progress; in that, that of its rows."""
+FINISHED = ".finished"
+"""The same folder of one that is done, until it is analysed."""
+
+
+def checkpoint_file(step: int) -> str:
+    """The file name of the weights at a step."""
+    return f"step-{step:07d}.safetensors"
+
+
+def state_file(step: int) -> str:
+    """The file name of the state at a step."""
+    return f"state-{step:010d}.safetensors"
+
+
+def saved_states(folder: Path) -> list[Path]:
+    """The states saved in the folder of a training's progress, in order of their steps."""
+    return sorted(folder.glob("state-*.safetensors"))
+
+
+def step_of(path: Path) -> int:
+    """The step in the file name of weights or of a state."""
+    return int(path.stem.rpartition("-")[2])
 
 
 @dataclass(frozen=True)

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-import math
-import os
 import shutil
 import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from circuit_phases.checkpoints import checkpoint_file, load_tensors, save_tensors
-from circuit_phases.files import UserError, replacing_folder
-from circuit_phases.paths import PARTIAL, ROWS, STATE
+from circuit_phases.checkpoints import load_tensors, save_tensors
+from circuit_phases.files import DamagedFile, UserError, link, replacing_folder
+from circuit_phases.paths import FINISHED, PARTIAL, ROWS, checkpoint_file, saved_states, state_file, step_of
 from circuit_phases.schemas import TRAINING
 from circuit_phases.tables import read_table, table_from_rows, write_table
 
 logger = logging.getLogger(__name__)
 
 Rows = list[dict[str, Any]]
+Content = TypeVar("Content")
 PREFIX = "parameters."
 """Before the names of parameters in a saved state."""
 
@@ -34,10 +35,13 @@ class State:
     """A run at one step: its parameters, and the losses and numbers correct since the last evaluation."""
 
     step: int
-    seconds: float
     parameters: dict[str, Tensor]
-    losses: Tensor
-    corrects: Tensor
+    losses: Tensor = field(default_factory=lambda: torch.empty(0))
+    corrects: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    seconds: float = 0.0
+    ended: bool = False
+    compiled: bool = False
+    """Whether its last step was."""
 
     @property
     def evaluated(self) -> int:
@@ -45,75 +49,118 @@ class State:
         return self.step - len(self.losses)
 
 
-class RunInProgress:
-    """The folder `partial` of one run: the last saved state, checkpoints, and evaluated rows in segments.
+@dataclass(frozen=True)
+class Found:
+    """What a run left that is good."""
 
-    Every file is whole or absent. One that turns out damaged is named, and the run goes back to the
-    newest state after which everything can be made again.
+    points: frozenset[int] = frozenset()
+    """The steps that it can continue from: those of saved states, and of checkpoints at evaluations."""
+    checkpoints: frozenset[int] = frozenset()
+    rows: dict[int, Rows] = field(default_factory=dict)
+    """By the step of their evaluation."""
+    newest: State | None = None
+
+
+class RunInProgress:
+    """The folder `partial` of one run: the last two saved states, checkpoints, and evaluated rows in segments.
+
+    Every file is whole or absent. One that turns out damaged is named and removed; what is missing then can be
+    made again from the good step before it, while all that came later stays.
     """
 
     def __init__(self, folder: Path, identity: dict[str, str]) -> None:
         self.folder = folder / PARTIAL
         self.identity = identity
         self.checkpoints = self.folder / "checkpoints"
-        self._folder_of_rows = self.folder / ROWS
-        self._state = self.folder / STATE
+        self._finished = folder / FINISHED
+        self._rows_saved: set[int] = set()
+        self._linked = False
         self._last = (0, time.monotonic())
 
     def save_checkpoint(self, step: int, parameters: dict[str, Tensor]) -> None:
         """Save the weights at a step."""
-        save_tensors(self.checkpoints / checkpoint_file(step), parameters, self.identity | {"step": str(step)})
+        save_tensors(self._checkpoint(step), parameters, self.identity | {"step": str(step)})
 
-    def save(self, state: State, rows: Rows) -> None:
-        """Save a state, and before it those rows up to its last evaluation that are not saved yet."""
-        saved = max((until for _, until in map(_span, self._segments())), default=-1)
-        self._save_segment([row for row in rows if saved < row["step"] <= state.evaluated], saved + 1, state.evaluated)
+    def save(self, state: State, rows: dict[int, Rows]) -> None:
+        """Save a state, and before it the rows that are not saved yet.
+
+        The state before stays: of seeds that train together, a kill may leave some without their newest.
+        States from later on stay too, for a run that goes back for what is missing.
+        """
+        new = sorted(rows.keys() - self._rows_saved)
+        if new:
+            segment = self.folder / ROWS / f"{new[0]:08d}-{new[-1]:08d}.parquet"
+            write_table(segment, table_from_rows([row for step in new for row in rows[step]], TRAINING), TRAINING)
+            self._rows_saved |= set(new)
         tensors = {PREFIX + name: tensor for name, tensor in state.parameters.items()}
         tensors |= {"losses": state.losses, "corrects": state.corrects}
+        before, then = self._last
+        self._last = (state.step, time.monotonic())
+        speed = (state.step - before) / max(self._last[1] - then, 1e-9)
         metadata = {
             "step": str(state.step),
             "seconds": str(round(state.seconds, 1)),
-            "speed": f"{self._speed(state.step):.3g}",
+            "ended": str(state.ended),
+            "compiled": str(state.compiled),
+            "speed": f"{speed:.3g}",
         }
-        save_tensors(self._state, tensors, self.identity | metadata)
+        save_tensors(self.folder / state_file(state.step), tensors, self.identity | metadata)
+        for path in saved_states(self.folder):
+            if step_of(path) < state.step and step_of(path) != before:
+                path.unlink()
 
-    def resumable(self, checkpoint_steps: list[int], interval: int) -> tuple[list[int], Rows]:
-        """The steps that the run can continue from, and the rows that are whole.
+    def found(self, interval: int) -> Found:
+        """What an earlier job left; what is damaged in it is named.
 
-        They are those of the last save and of checkpoints at evaluations, as far as every row and
-        every checkpoint before them is good. What is damaged is named.
+        A folder with something of another run or by other code, or with no step to continue from, is cleared.
         """
-        rows = self._rows()
-        last_row = max((row["step"] for row in rows), default=-1)
-        good = list(itertools.takewhile(lambda step: self._load(self._checkpoint(step)), checkpoint_steps))
-        next_checkpoint = checkpoint_steps[len(good)] if len(good) < len(checkpoint_steps) else math.inf
-        steps = [step for step in good if step % interval == 0 and step <= last_row]
-        state = self._saved_state()
-        if state and state.evaluated <= last_row and state.step < next_checkpoint:
-            steps.append(state.step)
-        return sorted(set(steps)), rows
+        if self._finished.exists() and not self.folder.exists():
+            self._finished.rename(self.folder)
+        for left_by_a_killed_write in self.folder.rglob(".*"):
+            left_by_a_killed_write.unlink()
+        try:
+            states = {state.step: state for _, state in _good(saved_states(self.folder), self._state)}
+            checkpoints = frozenset(
+                step_of(path) for path, _ in _good(self.checkpoints.glob("*.safetensors"), self._tensors)
+            )
+        except _Foreign as reason:
+            logger.warning("%s", reason)
+            states, checkpoints = {}, frozenset()
+        points = states.keys() | {step for step in checkpoints if step % interval == 0}
+        if not points:
+            self.clear()
+            return Found()
+        rows: dict[int, Rows] = {}
+        for _, segment in _good((self.folder / ROWS).glob("*.parquet"), _read_rows):
+            rows |= {step: list(those) for step, those in groupby(segment, itemgetter("step"))}
+        self._rows_saved = set(rows)
+        return Found(frozenset(points), checkpoints, rows, states[max(states)] if states else None)
 
-    def go_to(self, step: int, rows: Rows) -> State:
-        """The state at a step that the run can continue from; of the rows, those up to it stay saved."""
+    def state_at(self, step: int) -> State:
+        """The state at one of the steps that the run can continue from."""
         self._last = (step, time.monotonic())
-        state = self._saved_state()
-        if state is None or state.step != step:
-            tensors, _ = load_tensors(self._checkpoint(step))
-            # Checkpoints know no time: their share of that of the last save stands for it.
-            seconds = state.seconds * step / state.step if state and state.step else 0.0
-            state = State(step, seconds, tensors, torch.empty(0), torch.empty(0, dtype=torch.long))
-        before = self._segments()
-        kept = self._save_segment([row for row in rows if row["step"] <= state.evaluated], 0, state.evaluated)
-        for path in before:
-            if path != kept:
-                path.unlink(missing_ok=True)
-        return state
+        path = self.folder / state_file(step)
+        return self._state(path) if path.exists() else State(step, self._tensors(self._checkpoint(step))[0])
 
     def publish_checkpoints(self, folder: Path) -> None:
-        """Show the checkpoints under another name, whole or not at all; they stay here too."""
+        """Show the checkpoints under another name, whole or not at all."""
         with replacing_folder(folder) as temporary:
-            for path in self.checkpoints.glob("*.safetensors"):
-                _link(path, temporary / path.name)
+            linked = [link(path, temporary / path.name) for path in self.checkpoints.glob("*.safetensors")]
+        self._linked = all(linked)
+
+    def put_away(self) -> None:
+        """Out of sight, but there: Snakemake, once it was killed, removes what its last jobs finished without it.
+
+        The checkpoints are second names of those shown, so they take no room; where there are no
+        second names, nothing stays.
+        """
+        if not self._linked:
+            self.clear()
+            return
+        for path in saved_states(self.folder)[:-1]:
+            path.unlink()
+        shutil.rmtree(self._finished, ignore_errors=True)
+        self.folder.rename(self._finished)
 
     def clear(self) -> None:
         """Remove everything: all of it is out of sight before any of it goes, so that a kill leaves no half of it."""
@@ -124,75 +171,51 @@ class RunInProgress:
         for folder in (away, self.folder):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _speed(self, step: int) -> float:
-        """Steps a second since the save before, or since the run was begun or continued; for those who watch."""
-        before, then = self._last
-        self._last = (step, time.monotonic())
-        passed = self._last[1] - then
-        return (step - before) / passed if passed else 0.0
-
-    def _rows(self) -> Rows:
-        rows: Rows = []
-        last = -1
-        for path in self._segments():
-            first, until = _span(path)
-            if first > last + 1:
-                logger.warning("%s: the rows before it are missing.", path)
-                break
-            try:
-                found = read_table(path, TRAINING).to_pylist()
-            except UserError as reason:
-                logger.warning("%s", reason)
-                break
-            rows += [row for row in found if row["step"] > last]
-            last = until
-        return rows
-
-    def _save_segment(self, rows: Rows, first: int, until: int) -> Path:
-        path = self._folder_of_rows / f"{first:08d}-{until:08d}.parquet"
-        if rows:
-            write_table(path, table_from_rows(rows, TRAINING), TRAINING)
-        return path
-
-    def _segments(self) -> list[Path]:
-        return sorted(self._folder_of_rows.glob("*.parquet"), key=lambda path: _span(path)[1])
-
     def _checkpoint(self, step: int) -> Path:
         return self.checkpoints / checkpoint_file(step)
 
-    def _saved_state(self) -> State | None:
-        found = self._load(self._state)
-        if found is None:
-            return None
-        tensors, metadata = found
-        losses, corrects = tensors.pop("losses"), tensors.pop("corrects")
-        parameters = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
-        return State(int(metadata["step"]), float(metadata["seconds"]), parameters, losses, corrects)
+    def _state(self, path: Path) -> State:
+        tensors, metadata = self._tensors(path)
+        return State(
+            step=int(metadata["step"]),
+            losses=tensors.pop("losses"),
+            corrects=tensors.pop("corrects"),
+            parameters={name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()},
+            seconds=float(metadata["seconds"]),
+            ended=metadata["ended"] == "True",
+            compiled=metadata["compiled"] == "True",
+        )
 
-    def _load(self, path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-        """A file of this run, or nothing; one that is damaged or of another run is named and removed."""
-        if not path.exists():
-            return None
+    def _tensors(self, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+        tensors, metadata = load_tensors(path)
+        if not self.identity.items() <= metadata.items():
+            raise _Foreign(f"{path} holds another run, or was made by other code.")
+        if int(metadata["step"]) != step_of(path):
+            raise DamagedFile(path, f"it holds step {metadata['step']}")
+        return tensors, metadata
+
+
+class _Foreign(Exception):
+    """A file that is whole, but not of this run."""
+
+
+def _good(paths: Iterable[Path], read: Callable[[Path], Content]) -> Iterator[tuple[Path, Content]]:
+    """Files with their content; one that is damaged is named and removed."""
+    for path in sorted(paths):
         try:
-            tensors, metadata = load_tensors(path)
-            if self.identity.items() <= metadata.items():
-                return tensors, metadata
-            logger.warning("%s holds another run, or was made by other code.", path)
+            content = read(path)
         except UserError as reason:
             logger.warning("%s", reason)
-        path.unlink()
-        return None
+            path.unlink()
+        else:
+            yield path, content
 
 
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        # Some file systems know no second names.
-        shutil.copyfile(source, target)
+def _read_rows(path: Path) -> Rows:
+    rows: Rows = read_table(path, TRAINING).to_pylist()
+    return rows
 
 
-def _span(path: Path) -> tuple[int, int]:
-    """The first and the last step whose rows a segment holds."""
-    first, until = path.stem.split("-")
-    return int(first), int(until)
+def forget_finished(run: Path) -> None:
+    """Remove what a finished run could be put back from, once it is known to have been taken over."""
+    shutil.rmtree(run / FINISHED, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from circuit_phases import schemas, tables
-from circuit_phases.files import write_text
+from circuit_phases.files import UserError, write_text
 from circuit_phases.settings import AttributionSettings, RunSettings
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from circuit_phases.phases import PhaseSettings
     from circuit_phases.trainer import Device
     from circuit_phases.world import World
+
+logger = logging.getLogger(__name__)
 
 # torch is imported where it is needed: tables and figures do without it.
 
@@ -75,6 +78,18 @@ def train_seeds(
     train_together(settings, members, device=device, seconds_between_saves=seconds_between_saves)
 
 
+def is_trained(settings: RunSettings, folder: Path) -> bool:
+    """Whether a run's results are all there and whole; if not, the log says what is not."""
+    from circuit_phases.training import require_trained
+
+    try:
+        require_trained(settings, folder)
+    except UserError as reason:
+        logger.warning("To be made again: %s", reason)
+        return False
+    return True
+
+
 def analyze_run(
     settings: RunSettings,
     seed: int,
@@ -87,12 +102,15 @@ def analyze_run(
     """Mean attention maps and circuit metrics of every checkpoint, over all evaluation sequences or the first ones."""
     from circuit_phases.circuits import analyze_checkpoints
     from circuit_phases.datasets import read_evaluation_set
+    from circuit_phases.run_in_progress import forget_finished
 
     sequences = read_evaluation_set(dataset, settings.world)["iid"][:first]
     world = _world(settings, seed, dataset)
     attention_rows, circuit_rows = analyze_checkpoints(checkpoints, settings, world, sequences, seed)
     tables.write_table(attention, attention_rows, schemas.ATTENTION)
     tables.write_table(circuits, circuit_rows, schemas.CIRCUITS)
+    # Snakemake analyses what it knows to be finished, and will not remove that again by itself.
+    forget_finished(checkpoints.parent)
 
 
 def keep_example(settings: RunSettings, seed: int, dataset: Path, checkpoints: Path, path: Path) -> None:

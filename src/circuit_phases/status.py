@@ -15,7 +15,7 @@ from circuit_phases.configuration import Configuration, RunSeed
 from circuit_phases.figures import ANIMATIONS
 from circuit_phases.files import UserError, holder, is_held
 from circuit_phases.logs import failed, last_lines
-from circuit_phases.paths import PARTIAL, ROWS, STATE, Paths
+from circuit_phases.paths import PARTIAL, ROWS, Paths, saved_states, step_of
 from circuit_phases.phases import PhaseSettings, find_phases, iid_levels
 from circuit_phases.schemas import ABILITY_LEVELS, PHASES, RUNS, TRAINING
 from circuit_phases.tables import read_frame
@@ -126,7 +126,7 @@ def _running_at(folder: Path, log: Path | None, fresh: float) -> str | None:
             return f"{held[0]} {held[1]}" if running else None
     elif log is None or failed(log) or (folder / "run.parquet").exists():
         return None
-    signs = [folder / ".lock", folder / PARTIAL / STATE, *([log] if log else [])]
+    signs = [folder / ".lock", *saved_states(folder / PARTIAL), *([log] if log else [])]
     newest = max(map(_changed, signs))
     if time.time() - newest > fresh or (log is not None and any("Stopped by" in line for line in last_lines(log, 1))):
         return None
@@ -144,14 +144,14 @@ def _progress(folder: Path) -> tuple[int | None, float | None]:
     """Last saved step, and steps a second before it."""
     step, speed = None, None
     try:
-        with safe_open(folder / PARTIAL / STATE, framework="np") as state:
+        with safe_open(saved_states(folder / PARTIAL)[-1], framework="np") as state:
             metadata = json.loads(state.metadata()["metadata"])
         step, speed = int(metadata["step"]), float(metadata["speed"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError):
         # Not saved yet, or just being replaced by its results.
         if (table := _frame(folder / "run.parquet", RUNS)) is not None and len(table):
             return int(table["steps"].iloc[0]), None
-    steps = [int(path.stem.removeprefix("step-")) for path in (folder / PARTIAL / "checkpoints").glob("step-*")]
+    steps = [step_of(path) for path in (folder / PARTIAL / "checkpoints").glob("step-*")]
     return max([*steps, *([] if step is None else [step])], default=None), speed
 
 

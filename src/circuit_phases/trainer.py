@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from circuit_phases.compilation import compiled_in_stages, compiled_or_plain
+from circuit_phases.compilation import Compiler
 from circuit_phases.evaluation import Evaluation
 from circuit_phases.fast import Batch, FastForm, Parameters
 from circuit_phases.files import UserError
@@ -57,9 +57,15 @@ class Trainer:
         self.parameters = {name: tensor.detach() for name, tensor in self.model.named_parameters()}
         self.constants = {name: tensor for name, tensor in self.model.named_buffers() if name.startswith("embedding.")}
         self.batches = TrainingBatches(world, seed, settings.training.batch_size)
+        self.compiler = Compiler(compiles(settings))
         self._step_at = per_stretch(settings, lambda start: _step_of(self, start))
         self._answers_at = per_stretch(settings, self._answers_from)
         self._evaluation = Evaluation(evaluation, world, settings.model.heads, self.device)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether all that it ran so far was compiled."""
+        return self.compiler.works
 
     def batch(self, step: int) -> Batch:
         """The fresh sequences of one step."""
@@ -79,7 +85,7 @@ class Trainer:
         plain, compilable = (
             FastForm(self.model.at_step(start), compiled, reused=True).query_answers for compiled in (False, True)
         )
-        return compiled_in_stages(compilable, plain) if compiles(self.settings) else partial(partial, plain)
+        return self.compiler.compiled_in_stages(compilable, plain)
 
 
 class TrainerOfSeeds:
@@ -97,6 +103,7 @@ class TrainerOfSeeds:
             name: torch.stack([trainer.parameters[name] for trainer in trainers]) for name in trainers[0].parameters
         }
         for index, trainer in enumerate(trainers):
+            trainer.compiler = trainers[0].compiler
             for name, parameter in trainer.model.named_parameters():
                 parameter.data = self._parameters[name][index]
                 trainer.parameters[name] = parameter.detach()
@@ -165,5 +172,4 @@ def _step_of(
 
         return step
 
-    step = by(plain, compiled=False)
-    return compiled_or_plain(by(compilable, compiled=True), step) if compiles(trainer.settings) else step
+    return trainer.compiler.compiled_or_plain(by(compilable, compiled=True), by(plain, compiled=False))

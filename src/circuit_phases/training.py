@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
+import math
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -18,17 +18,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from circuit_phases.checkpoints import saved_checkpoints
+from circuit_phases.checkpoints import load_tensors, saved_checkpoints
 from circuit_phases.code_digest import code_digest
 from circuit_phases.files import UserError, locked, remove_leftovers
 from circuit_phases.interruption import StopRequest
-from circuit_phases.paths import PARTIAL
+from circuit_phases.paths import PARTIAL, checkpoint_file
 from circuit_phases.run_in_progress import RunInProgress, State
 from circuit_phases.schemas import RUNS, TRAINING
 from circuit_phases.settings import RunSettings, TrainingSettings
 from circuit_phases.splits import EvaluationSet
 from circuit_phases.stopping import SOLVED
-from circuit_phases.tables import table_from_rows, write_table
+from circuit_phases.tables import read_table, table_from_rows, write_table
 from circuit_phases.trainer import Device, Trainer, TrainerOfSeeds
 from circuit_phases.world import World
 
@@ -75,6 +75,20 @@ def checkpoint_steps(settings: TrainingSettings) -> list[int]:
     return log_spaced(candidates[0] + bisect_left(candidates, count, key=lambda asked: len(log_spaced(asked))))
 
 
+def require_trained(settings: RunSettings, folder: Path) -> None:
+    """Check that a run's results are all there and whole.
+
+    Raises:
+        UserError: if one is missing.
+        DamagedFile: if one is damaged.
+    """
+    read_table(folder / "training.parquet", TRAINING)
+    steps = read_table(folder / "run.parquet", RUNS)["steps"][0].as_py()
+    for step in {*checkpoint_steps(settings.training), steps}:
+        if step <= steps:
+            load_tensors(folder / "checkpoints" / checkpoint_file(step))
+
+
 def train(
     settings: RunSettings,
     world: World,
@@ -117,67 +131,100 @@ def train_together(
             for name in ("checkpoints", "training.parquet", "run.parquet", PARTIAL):
                 remove_leftovers(member.folder / name)
         runs = [_Run(settings, member, device) for member in members]
-        left = [run for run in runs if not run.done]
         between_saves = SECONDS_BETWEEN_SAVES if seconds_between_saves is None else seconds_between_saves
         # A seed that was added later begins by itself: the others lose nothing to it.
-        for group in ([run for run in left if run.resumable], [run for run in left if not run.resumable]):
+        for group in ([run for run in runs if run.begun], [run for run in runs if not run.begun]):
             if group:
-                _stand_at_one_step(group)
-                _train(group, stop, progress, between_saves)
+                _Job(group, stop, progress, between_saves).run()
         for run in runs:
             run.finish()
 
 
-def _stand_at_one_step(runs: Sequence[_Run]) -> None:
-    """Bring runs to the newest step that all of them can continue from."""
-    common = set.intersection(*(set(run.resumable) for run in runs))
-    if not common:
-        for run in runs:
-            run.start()
-        return
-    step = max(common)
-    for run in runs:
-        run.continue_from(step)
-    logger.info("Continuing from step %d", step)
+class _Job:
+    """Runs that take their steps together, from where they were left to their ends."""
 
+    def __init__(self, runs: Sequence[_Run], stop: StopRequest, progress: bool, seconds_between_saves: float) -> None:
+        self.runs = runs
+        self._take = runs[0].trainer.step if len(runs) == 1 else TrainerOfSeeds([run.trainer for run in runs]).step
+        self._stop, self._progress, self._between_saves = stop, progress, seconds_between_saves
 
-def _train(runs: Sequence[_Run], stop: StopRequest, progress: bool, seconds_between_saves: float) -> None:
-    """Take every step that is left to runs that stand at the same step."""
-    take = runs[0].trainer.step if len(runs) == 1 else TrainerOfSeeds([run.trainer for run in runs]).step
-    step = first = runs[0].step
-    started = last_save = last_line = time.monotonic()
-    while not all(run.done for run in runs):
-        step += 1
-        losses, corrects = (values.reshape(-1) for values in take(step))
-        diverged = []
-        for run, loss, correct in zip(runs, losses, corrects, strict=True):
+    def run(self) -> None:
+        """Make again what is missing, then take all steps that are left."""
+        for first, last in self._stretches():
+            for run in self.runs:
+                run.stand_at(first)
+            if last is not None:
+                logger.info("Again from step %d to %d, for what is missing there", first, last)
+            elif first:
+                logger.info("Continuing from step %d", first)
+            self._train(first, last)
+
+    def _stretches(self) -> list[tuple[int, int | None]]:
+        """Where to stand and up to which step to go on from there, in order; the last goes on to the end.
+
+        All start where every run can stand. Those before the last make again what is missing before that place.
+        """
+        points = [step for step in sorted({0}.union(*(run.points for run in self.runs))) if self._can_stand_at(step)]
+        newest = points[-1]
+        stretches: dict[int, int | None] = {}
+        for step in sorted(set().union(*(run.missing(newest) for run in self.runs))):
+            stretches[points[max(0, bisect_left(points, step) - 1)]] = step
+        if newest not in stretches.values():
+            stretches[newest] = newest
+        *before, (start, _) = stretches.items()
+        return [*before, (start, None)]
+
+    def _can_stand_at(self, step: int) -> bool:
+        return step == 0 or all(run.can_stand_at(step) for run in self.runs)
+
+    def _train(self, step: int, last: int | None) -> None:
+        """Take the steps after one at which all runs stand."""
+        first = step
+        started = last_save = last_line = time.monotonic()
+        while step != last and not all(run.done for run in self.runs):
+            step += 1
+            losses, corrects = (values.reshape(-1) for values in self._take(step))
+            self._compare_forms()
+            diverged = []
+            for run, loss, correct in zip(self.runs, losses, corrects, strict=True):
+                if not run.done:
+                    try:
+                        run.stepped(step, loss, correct)
+                    except Diverged as error:
+                        run.done = True
+                        diverged.append(error)
+            if diverged:
+                self._save()
+                raise diverged[0]
+            if self._stop.signal:
+                self._save()
+                logger.warning("Stopped by %s; saved at step %d. Run again to continue.", self._stop.signal.name, step)
+                raise SystemExit(self._stop.exit_code)
+            now = time.monotonic()
+            if now - last_save > self._between_saves:
+                self._save()
+                last_save = time.monotonic()
+            if self._progress and now - last_line > SECONDS_BETWEEN_LINES:
+                for run in self.runs:
+                    logger.info(run.progress_line(now - started, first))
+                last_line = now
+
+    def _compare_forms(self) -> None:
+        """Say so where a run that was compiled is so no longer, or the other way round."""
+        for run in self.runs:
+            before, now = run.compiled_before, run.trainer.compiled
+            run.compiled_before = None
+            if before not in (None, now):
+                logger.warning(
+                    "%s: its steps were %s so far and are %s from here: its numbers are those of an "
+                    "undisturbed run within rounding, not to the byte.",
+                    run.folder, *(["uncompiled", "compiled"][form] for form in (before, now)),
+                )  # fmt: skip
+
+    def _save(self) -> None:
+        for run in self.runs:
             if not run.done:
-                try:
-                    run.stepped(step, loss, correct)
-                except Diverged as error:
-                    run.done = True
-                    diverged.append(error)
-        if diverged:
-            _save(runs)
-            raise diverged[0]
-        if stop.signal:
-            _save(runs)
-            logger.warning("Stopped by %s; saved at step %d. Run again to continue.", stop.signal.name, step)
-            raise SystemExit(stop.exit_code)
-        now = time.monotonic()
-        if now - last_save > seconds_between_saves:
-            _save(runs)
-            last_save = time.monotonic()
-        if progress and now - last_line > SECONDS_BETWEEN_LINES:
-            for run in runs:
-                logger.info(run.progress_line(now - started, first))
-            last_line = now
-
-
-def _save(runs: Sequence[_Run]) -> None:
-    for run in runs:
-        if not run.done:
-            run.save()
+                run.save()
 
 
 class _Run:
@@ -187,31 +234,48 @@ class _Run:
         self.trainer = Trainer(settings, member.world, member.evaluation, member.seed, device)
         self.settings, self.seed, self.folder = settings, member.seed, member.folder
         self.step, self.done = 0, False
-        self._seconds, self._since = 0.0, time.monotonic()
-        self._losses: list[Tensor] = []
-        self._corrects: list[Tensor] = []
         identity = {"run": settings.name, "seed": str(self.seed), "code": code_digest("trainer")}
         self._saved = RunInProgress(member.folder, identity)
+        self._interval = settings.training.evaluation_interval
         self._checkpoint_at = checkpoint_steps(settings.training)
-        self.resumable, self._rows = self._saved.resumable(self._checkpoint_at, settings.training.evaluation_interval)
-        if self.resumable and self._nothing_left(self.resumable[-1]):
-            self.continue_from(self.resumable[-1])
+        found = self._saved.found(self._interval)
+        self.points, self._checkpoints, self._rows = found.points, found.checkpoints, found.rows
+        self._end = found.newest.step if found.newest and found.newest.ended else math.inf
+        self.compiled_before = found.newest.compiled if found.newest else None
+        self._seconds, self._since = found.newest.seconds if found.newest else 0.0, time.monotonic()
+        self._losses: list[Tensor] = []
+        self._corrects: list[Tensor] = []
 
-    def start(self) -> None:
-        """Begin at step 0, with nothing kept."""
-        self._saved.clear()
-        self._rows = self._with_identity(self.trainer.evaluate(0))
-        self._save_checkpoint()
+    @property
+    def begun(self) -> bool:
+        """Whether an earlier job left something to continue from."""
+        return bool(self.points)
 
-    def continue_from(self, step: int) -> None:
-        """Stand at a saved step."""
-        state = self._saved.go_to(step, self._rows)
-        self._rows = [row for row in self._rows if row["step"] <= state.evaluated]
-        for name, tensor in state.parameters.items():
-            self.trainer.parameters[name].copy_(tensor)
-        self.step, self.done = step, self._nothing_left(step)
-        self._seconds, self._since = state.seconds, time.monotonic()
-        self._losses, self._corrects = (list(each.to(self.trainer.device)) for each in (state.losses, state.corrects))
+    def can_stand_at(self, step: int) -> bool:
+        """Whether the run can continue from a step, or has ended before it."""
+        return step in self.points or step >= self._end
+
+    def missing(self, until: int) -> set[int]:
+        """The steps up to one, or to its end, whose weights or evaluation it lacks."""
+        until = int(min(until, self._end))
+        weights = {step for step in self._checkpoint_at if step <= until} | ({until} if until == self._end else set())
+        evaluations = range(0, until + 1, self._interval)
+        return (weights - self._checkpoints) | (set(evaluations) - self._rows.keys())
+
+    def stand_at(self, step: int) -> None:
+        """Take the state of a step that it can stand at, or of its end before that; at step 0, begin."""
+        step = int(min(step, self._end))
+        if step in self.points:
+            state = self._saved.state_at(step)
+            for name, tensor in state.parameters.items():
+                self.trainer.parameters[name].copy_(tensor)
+            self._losses, self._corrects = (
+                list(each.to(self.trainer.device)) for each in (state.losses, state.corrects)
+            )
+        self.step, self.done = step, step == self._end
+        if step == 0 and self.missing(0):
+            self._keep(self.trainer.evaluate(0))
+            self._save_checkpoint()
 
     def stepped(self, step: int, loss: Tensor, correct: Tensor) -> None:
         """Note a step that was taken; evaluate and save weights where that is due."""
@@ -220,11 +284,12 @@ class _Run:
         self._corrects.append(correct)
         if step in self._checkpoint_at:
             self._save_checkpoint()
-        if step % self.settings.training.evaluation_interval == 0:
+        if step % self._interval == 0:
             self._record()
-            self.done = self._nothing_left(step)
+            self.done = self._nothing_left()
             if self.done:
                 # Of seeds trained together, those that are left go on changing the weights of all.
+                self._end = step
                 self._save_checkpoint()
                 self.save()
 
@@ -234,14 +299,18 @@ class _Run:
         self._seconds, self._since = self._seconds + now - self._since, now
         losses = torch.stack(self._losses) if self._losses else torch.empty(0)
         corrects = torch.stack(self._corrects) if self._corrects else torch.empty(0, dtype=torch.long)
-        self._saved.save(State(self.step, self._seconds, self.trainer.parameters, losses, corrects), self._rows)
+        state = State(
+            self.step, self.trainer.parameters, losses, corrects, self._seconds, self.done, self.trainer.compiled
+        )
+        self._saved.save(state, self._rows)
 
     def finish(self) -> None:
         """Put the finished run into its place."""
-        write_table(self.folder / "training.parquet", table_from_rows(self._rows, TRAINING), TRAINING)
+        rows = [row for step in sorted(self._rows) for row in self._rows[step]]
+        write_table(self.folder / "training.parquet", table_from_rows(rows, TRAINING), TRAINING)
         write_table(self.folder / "run.parquet", table_from_rows([self._summary()], RUNS), RUNS)
         self._saved.publish_checkpoints(self.folder / "checkpoints")
-        self._saved.clear()
+        self._saved.put_away()
 
     def progress_line(self, elapsed: float, first: int) -> str:
         """How far the run is, how fast, how long it will take, and its accuracy."""
@@ -253,7 +322,7 @@ class _Run:
             prefix=f"{self.settings.name} seed {self.seed}",
             unit="step",
             initial=first,
-            postfix=f"accuracy {self._latest('iid')['accuracy']:.3f}",
+            postfix=f"accuracy {self._latest('accuracy'):.3f}",
         )
 
     def _record(self) -> None:
@@ -264,29 +333,32 @@ class _Run:
         means = {"loss": float(losses.double().mean()), "accuracy": float(corrects.sum() / count)}
         train = {"step": self.step, "split": "train", "task": None, "sequences": count} | means
         train |= {"memory": None, "inference": None}
-        self._rows += self._with_identity([train, *self.trainer.evaluate(self.step)])
+        self._keep([train, *self.trainer.evaluate(self.step)])
         self._losses, self._corrects = [], []
-        if not np.isfinite(self._latest("iid")["loss"]):
+        if not np.isfinite(self._latest("loss")):
             self._stop_diverged(self.step)
 
-    def _latest(self, split: str) -> dict[str, Any]:
-        return next(row for row in reversed(self._rows) if row["split"] == split and row["task"] is None)
+    def _keep(self, rows: list[dict[str, Any]]) -> None:
+        self._rows[self.step] = [{"run": self.settings.name, "seed": self.seed} | row for row in rows]
 
-    def _nothing_left(self, step: int) -> bool:
-        """Whether a run at this step is at its end, or has been solved for as long as is asked for.
+    def _latest(self, quantity: str, evaluations_ago: int = 0) -> float:
+        """Accuracy or loss on the iid split at the last evaluation, or at one before it."""
+        step = self.step - self.step % self._interval - evaluations_ago * self._interval
+        return next(row[quantity] for row in self._rows[step] if row["split"] == "iid" and row["task"] is None)
+
+    def _nothing_left(self) -> bool:
+        """Whether the run, just evaluated, is at its end, or has been solved for as long as is asked for.
 
         A run whose masks are still to change is not.
         """
         training = self.settings.training
-        if step < min(self.settings.model.mask_changes[-1], training.max_steps):
+        if self.step < min(self.settings.model.mask_changes[-1], training.max_steps):
             return False
-        accuracies = (
-            row["accuracy"]
-            for row in reversed(self._rows)
-            if row["split"] == "iid" and row["task"] is None and row["step"] <= step
+        evaluations = min(training.stop_after, 1 + self.step // self._interval)
+        solved = 0 < training.stop_after == evaluations and all(
+            self._latest("accuracy", ago) >= SOLVED for ago in range(evaluations)
         )
-        solved = sum(1 for _ in itertools.takewhile(lambda accuracy: accuracy >= SOLVED, accuracies))
-        return step == training.max_steps or 0 < training.stop_after <= solved
+        return self.step == training.max_steps or solved
 
     def _stop_diverged(self, first: int) -> NoReturn:
         saved = saved_checkpoints(self._saved.checkpoints)
@@ -314,6 +386,3 @@ class _Run:
             "steps": self.step,
             "seconds": round(self._seconds, 1),
         }
-
-    def _with_identity(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [{"run": self.settings.name, "seed": self.seed} | row for row in rows]

@@ -1,9 +1,10 @@
 from pathlib import Path
 
 from circuit_phases.logs import job_log
-from circuit_phases.stages import compute_theory, run_settings
+from circuit_phases.stages import compute_theory, prepare_torch, run_settings
 
 with job_log(snakemake.log[0]):
+    prepare_torch(snakemake.threads)
     compute_theory(
         run_settings(snakemake.params.run),
         int(snakemake.wildcards.seed),
