@@ -162,7 +162,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="turns that each form takes")
     parser.add_argument("--seconds", type=float, default=0.5, help="seconds of each turn")
-    parser.add_argument("--only", nargs="*", default=list(CONFIGURATIONS), help="configurations to measure")
+    parser.add_argument(
+        "--only", nargs="*", choices=CONFIGURATIONS, default=list(CONFIGURATIONS), help="configurations to measure"
+    )
     parser.add_argument("--no-sweeps", action="store_true", help="the table alone")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/training_step"))
     options = parser.parse_args()

@@ -27,7 +27,8 @@ from circuit_phases.settings import GROUPS, VARIANTS, AttributionSettings, Forbi
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
 REFERENCE = ROOT / "results" / "reference" / "tables"
-CLAIMS_BEGIN, CLAIMS_END = "<!-- claims: made by `make docs` -->\n", "<!-- end of claims -->\n"
+MADE_BEGIN, MADE_END = "<!-- made by `make docs` -->\n", "<!-- end -->\n"
+"""Around the part of a page that is made anew."""
 
 
 def tables_page() -> str:
@@ -128,8 +129,38 @@ def seeds_page() -> str:
 
 def reproduction_page() -> str:
     """The page as it is written, with the table of claims made anew."""
-    before, _, rest = (FOLDER / "reproduction.md").read_text().partition(CLAIMS_BEGIN)
-    return before + CLAIMS_BEGIN + _claims() + CLAIMS_END + rest.partition(CLAIMS_END)[2]
+    return _made_anew("reproduction.md", _claims())
+
+
+def training_page() -> str:
+    """The page as it is written, with the table of what a step costs made anew."""
+    return _made_anew("training.md", _costs())
+
+
+def _made_anew(page: str, part: str) -> str:
+    before, _, rest = (FOLDER / page).read_text().partition(MADE_BEGIN)
+    return before + MADE_BEGIN + part + MADE_END + rest.partition(MADE_END)[2]
+
+
+def _costs() -> str:
+    folder = ROOT / "results" / "reference" / "benchmarks"
+    table = pd.read_csv(folder / "table.csv", index_col=0)
+    columns = {
+        "textbook": "textbook (ms)",
+        "fast": "fast, eager (ms)",
+        "compiled": "fast, compiled (ms)",
+        "data": "of it data (ms)",
+        "bound": "bound (ms)",
+        "textbook / compiled": "textbook / compiled",
+        "bound / compiled": "bound / compiled",
+        "evaluation share": "evaluation, share of all",
+    }
+    forms = {"data": "{:.2f}", "bound / compiled": "{:.2f}", "evaluation share": "{:.0%}"}
+    lines = [f"| | {' | '.join(columns.values())} |\n", "|---" * (1 + len(columns)) + "|\n"]
+    for name, row in table.iterrows():
+        cells = [forms.get(column, "{:.1f}").format(row[column]) for column in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |\n")
+    return "".join([*lines, f"\nMachine: {(folder / 'machine.txt').read_text().strip()}.\n"])
 
 
 def _claims() -> str:
@@ -193,6 +224,7 @@ PAGES = {
     "parameters.md": parameters_page,
     "seeds.md": seeds_page,
     "reproduction.md": reproduction_page,
+    "training.md": training_page,
 }
 
 if __name__ == "__main__":

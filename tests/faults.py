@@ -18,86 +18,102 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil
 import yaml
 
 ROOT = Path(__file__).parents[1]
-CONFIG = {
-    "seconds_between_saves": 0.2,
-    "defaults": {
-        "T": 2, "K": 8, "L": 4, "N": 2, "D": 11, "P": 5, "evaluation_sequences": 256, "ability_sequences": 64,
-        "batch_size": 32, "max_steps": 600, "evaluation_interval": 20, "checkpoints": 12, "stop_after": 0,
-    },
-    "experiments": {"base": {}},
-    "figures": {name: {"experiment": "base"} for name in ("fig02", "fig04", "fig11")},
-    "headline": ["fig02", "fig04", "fig11"],
+TINY = {
+    "T": 2, "K": 8, "L": 4, "N": 2, "D": 11, "P": 5, "evaluation_sequences": 256, "ability_sequences": 64,
+    "batch_size": 32, "max_steps": 600, "evaluation_interval": 20, "checkpoints": 12, "stop_after": 0,
 }  # fmt: skip
-TARGETS = ("headline", *(f"results/tables/{name}.parquet" for name in ("runs", "training", "circuits")))
+FIGURES = ("fig02", "fig04", "fig11")
+CONFIG: dict[str, Any] = {
+    "seconds_between_saves": 0.2,
+    "defaults": TINY,
+    "experiments": {"base": {}},
+    "figures": {name: {"experiment": "base"} for name in FIGURES},
+    "headline": list(FIGURES),
+}
+COMPILED = CONFIG | {"defaults": TINY | {"max_steps": 5000, "layers": 1, "hidden_layers": 0}}
+"""Long enough to be compiled."""
+TABLES = tuple(f"results/tables/{name}.parquet" for name in ("runs", "training", "circuits"))
 JOBS = ("/.snakemake/scripts/", "spawn_main")
 """What the commands of processes that do jobs hold: of a training's own, and of those that stay for short jobs."""
-KILLS = ("job, SIGKILL", "job, SIGTERM", "all, SIGKILL", "snakemake, SIGKILL")
+KILLS = ("job, SIGKILL", "job, SIGTERM", "all, SIGKILL", "all, SIGINT", "snakemake, SIGKILL")
 
 
 class Campaign:
     """A tiny project, the results that it should have, and what was done to it."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.random = folder, random.Random(seed)
+    def __init__(
+        self, folder: Path, seed: int, config: dict[str, Any] = CONFIG, targets: Sequence[str] = (*FIGURES, *TABLES)
+    ) -> None:
+        self.folder, self.random, self.targets = folder, random.Random(seed), targets
         self.results = folder / "results"
         self.counts: Counter[str] = Counter()
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("Snakefile", "workflow", "profiles"):
             (folder / name).symlink_to(ROOT / name)
-        (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
         start = time.monotonic()
         self.run_to_the_end()
         self.seconds = time.monotonic() - start
         self.expected = contents(self.results)
         self.size = sum(path.stat().st_size for path in self.results.rglob("*"))
-        self._undisturbed = folder.parent / "undisturbed"
+        self._undisturbed = folder.with_name(f"{folder.name}-undisturbed")
         for name in ("results", ".snakemake"):
             shutil.copytree(folder / name, self._undisturbed / name)
 
+    def start_over(self) -> None:
+        """Remove all that was made, and all that was compiled."""
+        self.wait_for_orphans()
+        for name in ("results", ".snakemake", "compiled"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
     def restore(self) -> None:
         """Put the undisturbed results back, with their times."""
+        self.start_over()
         for name in ("results", ".snakemake"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
             shutil.copytree(self._undisturbed / name, self.folder / name)
 
-    def start(self, *options: str) -> subprocess.Popen[str]:
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
         """Snakemake on every target, in a process group of its own."""
-        environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-        command = [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "--cores",
-            "2",
-            "--rerun-incomplete",
-            "--nolock",
-            *options,
-            *TARGETS,
-        ]
-        return subprocess.Popen(
-            command, cwd=self.folder, env=environment, start_new_session=True, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        environment = os.environ | {
+            "PYTHONPATH": str(ROOT / "src"),
+            "OMP_NUM_THREADS": "1",
+            "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "compiled"),
+        }
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--rerun-incomplete", "--nolock"]
+        # To a file: a pipe would stay open as long as a training that outlives Snakemake.
+        with self._said.open("w") as said:
+            return subprocess.Popen(
+                [*command, *options, *self.targets], cwd=self.folder, env=environment, start_new_session=True,
+                stdout=said, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    @property
+    def _said(self) -> Path:
+        return self.folder / "snakemake.txt"
 
     def run_to_the_end(self) -> None:
-        """Run what is left; fails if Snakemake does."""
+        """Run what is left; fails if Snakemake does. A training that a killed Snakemake left is waited for."""
         output, code = self.outcome()
+        if code and "is being written by another job" in output:
+            self.counts["rerun that was told to wait for what a killed Snakemake left"] += 1
+            self.wait_for_orphans()
+            output, code = self.outcome()
         assert code == 0, output[-2000:]
 
     def outcome(self, *options: str) -> tuple[str, int]:
         """What Snakemake prints, and its exit code."""
-        process = self.start(*options)
-        output, _ = process.communicate()
-        return output, process.returncode
+        code = self.start(*options).wait()
+        return self._said.read_text(), code
 
     def check(self, fault: str) -> None:
         """All that was asked for is there, and every file is that of the undisturbed run.
@@ -110,24 +126,25 @@ class Campaign:
         assert not different, f"after {fault}: {sorted(different)[:5]}"
 
     def kill(self, kind: str) -> bool:
-        """Start, kill after a random while; whether anything was there to be killed."""
+        """Start, and kill after a random while; whether a job was hit."""
         process = self.start()
-        end = time.monotonic() + self.random.uniform(0.1, 0.5) * self.seconds
+        end = time.monotonic() + self.random.uniform(0.05, 1) * self.seconds
         while time.monotonic() < end and process.poll() is None:
             time.sleep(0.02)
         whom, what = kind.split(", ")
-        number = signal.Signals[what]
-        hit = process.poll() is None and self._signal(process, whom, number)
+        hit = process.poll() is None and self._signal(process, whom, signal.Signals[what])
         if whom == "job":
             # As for want of memory, or by a cluster's scheduler; Snakemake tries the job once more.
-            process.communicate()
-        else:
-            process.kill()
-            process.communicate()
-            self._wait_for_orphans()
+            process.wait()
+            return hit and "Error in rule" in self._said.read_text()
+        process.wait()
+        # Snakemake marks the outputs of jobs that have begun, until they end.
+        hit = hit and any((self.folder / ".snakemake").glob("incomplete/*"))
+        if self.random.random() < 0.5:
+            self.wait_for_orphans()
         return hit
 
-    def _signal(self, process: subprocess.Popen[str], whom: str, number: signal.Signals) -> bool:
+    def _signal(self, process: subprocess.Popen[bytes], whom: str, number: signal.Signals) -> bool:
         parent = psutil.Process(process.pid)
         children = parent.children(recursive=True)
         jobs = [child for child in children if any(mark in part for part in _command(child) for mark in JOBS)]
@@ -139,28 +156,67 @@ class Campaign:
                 continue
         return bool(victims[whom])
 
-    def _wait_for_orphans(self) -> None:
-        """Trainings outlive a killed Snakemake and hold locks on what they write, so half of them are left running."""
-        if self.random.random() < 0.5:
-            return
+    def wait_for_orphans(self) -> None:
+        """Trainings outlive a killed Snakemake, and hold locks on what they write."""
         while any(str(self.folder) in " ".join(_command(process)) for process in psutil.process_iter()):
             time.sleep(0.1)
 
     def kills(self, count: int) -> None:
-        """Kill again and again; whenever the workflow reaches its end, compare and start from nothing."""
+        """Kill, run to the end, compare, and start again from nothing."""
         done = 0
         while done < count:
             kind = KILLS[done % len(KILLS)]
-            if self.kill(kind):
+            self.start_over()
+            hit = self.kill(kind)
+            self.run_to_the_end()
+            self.check(f"{kind}, after {done} kills")
+            if hit:
                 done += 1
                 self.counts[f"kill: {kind}"] += 1
-            if self.random.random() < 0.25 or done == count:
-                self.run_to_the_end()
-                self.check(f"{kind}, the {done}th kill")
-                self.counts["compared after kills"] += 1
                 print(f"{done} kills", flush=True)
-                shutil.rmtree(self.results)
-                shutil.rmtree(self.folder / ".snakemake")
+            else:
+                self.counts["kill that came when no job ran"] += 1
+
+    def kill_training(self) -> Path:
+        """Kill everything while the training is under way; the folder of its progress."""
+        self.start_over()
+        process = self.start()
+        self._wait_for_rows(process)
+        time.sleep(self.random.uniform(0, 0.3))
+        self._signal(process, "all", signal.SIGKILL)
+        process.wait()
+        return next(self.results.glob(PROGRESS))
+
+    def _wait_for_rows(self, process: subprocess.Popen[bytes]) -> None:
+        while not list(self.results.glob(f"{PROGRESS}/rows/*")):
+            assert process.poll() is None, self._said.read_text()[-2000:]
+            time.sleep(0.02)
+
+    def damage_in_progress(self, pattern: str, how: Callable[[Path], None]) -> None:
+        """Damage a file of a training that was killed; the log names it, and the rerun is whole."""
+        progress = self.kill_training()
+        path = self.random.choice(sorted(progress.glob(pattern)))
+        how(path)
+        self.run_to_the_end()
+        said = next(self.results.glob("logs/train/*/seed-0.log")).read_text()
+        assert f"{path.relative_to(self.folder)} is damaged" in said, said
+        self.check(f"{how.__name__} {path.name}, in progress")
+        self.counts[f"damage in progress: {how.__name__} {pattern.rsplit('/', 1)[-1]}"] += 1
+
+    def finish_alone(self) -> None:
+        """Kill Snakemake and let its training end; the rerun takes no step again."""
+        self.start_over()
+        process = self.start()
+        self._wait_for_rows(process)
+        process.kill()
+        process.wait()
+        self.wait_for_orphans()
+        assert list(self.results.glob("runs/*/seed-0/run.parquet"))
+        self.run_to_the_end()
+        said = next(self.results.glob("logs/train/*/seed-0.log")).read_text()
+        assert f"Continuing from step {CONFIG['defaults']['max_steps']}" in said, said
+        self.check("a training that ended without Snakemake")
+        self.counts["training that ended without Snakemake"] += 1
 
     def damage(self, pattern: str, how: Callable[[Path], None]) -> None:
         """Damage a finished file; what reads it names it, and with what it says deleted the rerun is whole."""
@@ -180,10 +236,10 @@ class Campaign:
 
     def shortage(self, options: str, fault: str) -> None:
         """Run on a tmpfs that is too small or read-only, then give it room."""
+        self.start_over()
         if os.geteuid() != 0 or not shutil.which("mount"):
             self.counts[f"{fault}: not run, needs root"] += 1
             return
-        shutil.rmtree(self.results, ignore_errors=True)
         with tmpfs(self.results, options):
             output, code = self.outcome()
             assert code, output[-2000:]
@@ -242,6 +298,10 @@ def alter(path: Path) -> None:
 LASTING = (".lock", ".snakemake_timestamp")
 """Hidden files that belong to what is finished: a run's lock, and Snakemake's mark of a finished folder."""
 
+PROGRESS = "runs/*/seed-0/partial"
+IN_PROGRESS = ("state-*.safetensors", "checkpoints/*.safetensors", "rows/*.parquet")
+"""Every kind of file that a training writes on its way."""
+
 DAMAGED = {
     "datasets/*/class_means.parquet": "train",
     "datasets/*/label_tables.parquet": "theory",
@@ -270,6 +330,7 @@ def main() -> None:
     """Run a campaign and print what was done."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100, help="kills at random moments")
+    parser.add_argument("--compiled-kills", type=int, default=15, help="kills of a training that is compiled")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments and choices")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -277,14 +338,21 @@ def main() -> None:
         print(f"undisturbed: {campaign.seconds:.0f} s, {len(campaign.expected)} files", flush=True)
         for pattern, how in zip(DAMAGED, itertools.cycle((truncate, empty, alter)), strict=False):
             campaign.damage(pattern, how)
+        for pattern, how in itertools.product(IN_PROGRESS, (truncate, empty, alter)):
+            campaign.damage_in_progress(pattern, how)
         print("damaged files done", flush=True)
         for share in (0.1, 0.3, 0.5, 0.7):
             campaign.shortage(f"size={int(share * campaign.size)}", "disk full")
         campaign.shortage("ro", "read-only folder")
         print("shortages done", flush=True)
+        campaign.finish_alone()
         campaign.kills(options.kills)
-        for fault, count in sorted(campaign.counts.items()):
-            print(f"{count:4d}  {fault}")
+        compiled = Campaign(Path(folder) / "compiled", options.seed, COMPILED, TABLES)
+        print(f"compiled, undisturbed: {compiled.seconds:.0f} s", flush=True)
+        compiled.kills(options.compiled_kills)
+        for what, those in (("", campaign), ("compiled: ", compiled)):
+            for fault, count in sorted(those.counts.items()):
+                print(f"{count:4d}  {what}{fault}")
         print("All results equal those of the undisturbed run.")
 
 

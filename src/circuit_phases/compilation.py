@@ -83,6 +83,10 @@ def _compiled(
     function: Callable[..., Any], first: tuple[Any, ...], others: tuple[Any, ...]
 ) -> Callable[..., Callable[..., Any]]:
     """A compiled form for arguments of these shapes alone, with nothing that checks them at each call."""
+    # Imported here, since it takes longer than many a job that compiles nothing.
+    import torch._inductor.config
+
+    torch._inductor.config.compile_threads = torch.get_num_threads()
     flat, structure = tree_flatten((*first, *others))
     result: TreeSpec
 

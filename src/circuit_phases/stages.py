@@ -31,12 +31,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def prepare_torch(threads: int) -> None:
-    """Keep torch, and its compiler, to this many threads, and the memory that it frees at hand for its next use."""
+    """Keep torch to this many threads, and the memory that it frees at hand for its next use."""
     import torch
-    import torch._inductor.config
 
     torch.set_num_threads(threads)
-    torch._inductor.config.compile_threads = threads
     set_limit = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_limit is not None:
         # glibc gives the free end of its heap back: in large settings with every step, which then waits for new pages.
