@@ -157,14 +157,15 @@ def test_without_a_compiler_training_goes_on_uncompiled_and_says_so_once(caplog:
     assert "\n" not in warning
 
 
-def test_a_compiler_that_is_killed_is_asked_once_more(
+def test_a_compiler_that_is_killed_while_it_writes_is_asked_once_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import torch._inductor.config as inductor
 
     compiler, killed = tmp_path / "compiler", tmp_path / "killed"
-    first = f'case "$*" in *.cpp*) [ -e {killed} ] || {{ touch {killed}; kill -TERM $$; }};; esac'
-    compiler.write_text(f'#!/bin/sh\n{first}\nexec g++ "$@"\n')
+    die = f'[ -e {killed} ] || {{ touch {killed}; echo half >"$argument"; kill -KILL $$; }}'
+    once = f'for argument; do case "$before $argument" in "-o "*.main.so*) {die};; esac; before=$argument; done'
+    compiler.write_text(f'#!/bin/sh\n{once}\nexec g++ "$@"\n')
     compiler.chmod(0o755)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     x = torch.arange(60.0)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -13,6 +15,8 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.dialect.common.cse_pass import CSEPass
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+
+from circuit_phases.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +31,22 @@ OPTIONS: dict[str, Any] = {
 }
 ATTEMPTS = 2
 """Ctrl-C kills a job's compiler too; the job would take one step uncompiled, and so end with other bytes."""
+WHOLE_OR_ABSENT = """\
+#!/bin/sh
+# {compiler}, but what it writes is whole or absent.
+left=$# before= output=
+while [ "$left" -gt 0 ]; do
+    argument=$1
+    [ "$before" = -o ] && output=$argument argument=$argument.$$
+    before=$1
+    shift
+    set -- "$@" "$argument"
+    left=$((left - 1))
+done
+[ "$output" ] || exec {compiler} "$@"
+{compiler} "$@" && mv "$output.$$" "$output"
+"""
+"""Torch takes what a killed compiler left of a file for the file, now and in every later job."""
 PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.bmm.default)
 
 
@@ -105,7 +125,8 @@ def _compiled(
     count = len(tree_leaves(first))
     products, rest = _parted(traced, count)
     # Run once an evaluation, the products of the first are not worth compiling.
-    inner = torch._inductor.compile(rest, [*products(*examples[:count]), *examples], options=OPTIONS)
+    options = OPTIONS | {"cpp.cxx": (_careful_compiler(),)}
+    inner = torch._inductor.compile(rest, [*products(*examples[:count]), *examples], options=options)
 
     def prepare(*first: Any) -> Callable[..., Any]:
         leaves = tree_leaves(first)
@@ -113,6 +134,22 @@ def _compiled(
         return lambda *values: tree_unflatten(inner(*known, *tree_leaves(values)), result)
 
     return prepare
+
+
+def _careful_compiler() -> str:
+    """The compiler that torch finds, made to write whole files; its script lies among what torch compiled."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    compiler = get_cpp_compiler()
+    # Torch tells the kind of a compiler by its name.
+    script = Path(cache_dir(), f"careful-{Path(compiler).name}")
+    text = WHOLE_OR_ABSENT.format(compiler=shlex.quote(compiler))
+    if not script.exists() or script.read_text() != text:
+        with replacing(script) as temporary:
+            temporary.write_text(text)
+            temporary.chmod(0o755)
+    return str(script)
 
 
 def _parted(traced: GraphModule, count: int) -> tuple[Callable[..., Sequence[Tensor]], GraphModule]:
