@@ -169,7 +169,7 @@ def test_a_compiler_that_is_killed_while_it_writes_is_asked_once_more(
     compiler.chmod(0o755)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     x = torch.arange(60.0)
-    with inductor.patch({"cpp.cxx": (str(compiler),), "force_disable_caches": True}):
+    with inductor.patch({"cpp.cxx": (str(compiler),)}):
         function = Compiler().compiled_or_plain(lambda x: (5 * x + 1).cos(), lambda x: pytest.fail("run uncompiled"))
         assert torch.allclose(function(x), (5 * x + 1).cos())
     assert killed.exists()
