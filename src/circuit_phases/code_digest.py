@@ -24,6 +24,7 @@ PLUMBING = frozenset(
         "llm.settings",
         "llm.stages",
         "logs",
+        "memory",
         "paths",
         "run_in_progress",
         "schemas",

@@ -7,21 +7,22 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import ValidationError
-from rich.filesize import decimal
 
-from circuit_phases import cleanup, stages
-from circuit_phases.configuration import DEVICES, Configuration, load_configuration
+from circuit_phases import stages
 from circuit_phases.files import UserError
 from circuit_phases.logs import job_log
 from circuit_phases.mistakes import one_line
 from circuit_phases.paths import PARTIAL, Paths
-from circuit_phases.phases import PhaseSettings
-from circuit_phases.settings import RuleBroken, RunSettings
-from circuit_phases.views import show_disk_use, show_status
+from circuit_phases.settings import DEVICES, RuleBroken, RunSettings
+
+if TYPE_CHECKING:
+    from circuit_phases.configuration import Configuration
+
+# What reads a whole configuration is imported where that is done: a training by hand is 40 MB smaller without it.
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,9 @@ def _train(settings: RunSettings, seed: int, paths: Paths, options: argparse.Nam
     print(folder)
 
 
-def _analyze(settings: RunSettings, seed: int, paths: Paths, options: argparse.Namespace) -> None:
+def _analyze(settings: RunSettings, seed: int, paths: Paths, _: argparse.Namespace) -> None:
+    from circuit_phases.phases import PhaseSettings
+
     dataset, run = paths.dataset(settings.dataset_name(seed)), paths.run(settings.name, seed)
     if not (run / "run.parquet").exists():
         raise UserError(f"{run} is not trained. Train it with the same options first: circuit-phases train ...")
@@ -78,14 +81,22 @@ _STEPS = {"dataset": _dataset, "train": _train, "analyze": _analyze}
 
 
 def _status(configuration: Configuration, options: argparse.Namespace) -> None:
+    from circuit_phases.views import show_status
+
     show_status(configuration, options.all, options.watch)
 
 
 def _disk(configuration: Configuration, _: argparse.Namespace) -> None:
+    from circuit_phases.views import show_disk_use
+
     show_disk_use(configuration.whole)
 
 
 def _clean(configuration: Configuration, options: argparse.Namespace) -> None:
+    from rich.filesize import decimal
+
+    from circuit_phases import cleanup
+
     if options.what == "results" and not options.experiments:
         raise UserError("clean results: name the experiments, such as fig16.")
     if options.what == "unused" and options.experiments:
@@ -191,6 +202,8 @@ def _add_compare(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _configuration(options: argparse.Namespace) -> Configuration:
+    from circuit_phases.configuration import load_configuration
+
     files = [path for path in [Path("config.yaml")] if path.exists() or not options.configfile]
     return load_configuration(*files, *options.configfile, **_assigned("--config", options.config))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import shlex
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from torch.fx.passes.dialect.common.cse_pass import CSEPass
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from circuit_phases.files import replacing
+from circuit_phases.memory import give_back_what_is_freed
 
 logger = logging.getLogger(__name__)
 
@@ -134,10 +134,7 @@ def _compiled(
     products, rest = _parted(traced, count)
     # Run once an evaluation, the products of the first are not worth compiling.
     options = OPTIONS | {"cpp.cxx": (_careful_compiler(),)}
-    # The compiler is about to need the memory that tracing has freed.
-    give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if give_back is not None:
-        give_back(0)
+    give_back_what_is_freed()
     inner = torch._inductor.compile(rest, [*products(*examples[:count]), *examples], options=options)
 
     def prepare(*first: Any) -> Callable[..., Any]:

@@ -31,6 +31,7 @@ from circuit_phases.phases import PhaseSettings
 from circuit_phases.schemas import TABLES
 from circuit_phases.settings import (
     AttributionSettings,
+    Device,
     Positive,
     RuleBroken,
     RunSettings,
@@ -39,7 +40,6 @@ from circuit_phases.settings import (
     nearest,
 )
 
-DEVICES = ("auto", "cpu", "cuda")
 SEEDS_AT_MOST = 10_000
 """Of one experiment."""
 RULES = frozenset({
@@ -136,7 +136,7 @@ class Configuration(Settings):
     results: str = Field("results", min_length=1, description="folder of all outputs; ~ is your home")
     scope: Literal["all", "headline"] = Field("all", description="all figures, or only those under headline")
     seeds_limit: Positive | None = Field(None, description="at most this many seeds of each experiment")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device to train on; auto: a CUDA card if any")
+    device: Device = Field("auto", description="device to train on; auto: a CUDA card if any")
     seeds_together: Positive = Field(
         1, description="seeds of one configuration trained in one job as one batched model; pays on a GPU"
     )

@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from math import log10
-from typing import Annotated, Any, Literal, NoReturn, Self
+from typing import Annotated, Any, Literal, NoReturn, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -18,6 +18,9 @@ EdgeFamily = Literal["causal", "self", "query_to_self", "query_to_labels", "labe
 
 SplitOfClasses = Literal["iid", "random_label", "copy", "novel_task", "conflict", "no_context"]
 """The frozen splits of the world's own classes, which every task has a label for."""
+
+Device = Literal["auto", "cpu", "cuda"]
+DEVICES: tuple[Device, ...] = get_args(Device)
 
 MOST = 2**31 - 1
 """No count goes above, and what is computed of it stays whole."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,22 +11,19 @@ import pyarrow.compute as pc
 
 from circuit_phases import schemas, tables
 from circuit_phases.files import UserError, write_text
-from circuit_phases.settings import AttributionSettings, RunSettings
+from circuit_phases.memory import keep_what_is_freed
+from circuit_phases.settings import AttributionSettings, Device, RunSettings
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from circuit_phases.figure_data import FigureData, Series
     from circuit_phases.phases import PhaseSettings
-    from circuit_phases.trainer import Device
     from circuit_phases.world import World
 
 logger = logging.getLogger(__name__)
 
 # torch is imported where it is needed: tables and figures do without it.
-
-# malloc.h of glibc
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def prepare_torch(threads: int) -> None:
@@ -35,11 +31,7 @@ def prepare_torch(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    set_limit = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_limit is not None:
-        # glibc gives the free end of its heap back: in large settings with every step, which then waits for new pages.
-        set_limit(M_MMAP_THRESHOLD, 2**25)
-        set_limit(M_TRIM_THRESHOLD, 2**31 - 1)
+    keep_what_is_freed()
 
 
 def make_dataset(settings: RunSettings, seed: int, folder: Path) -> None:
@@ -69,11 +61,15 @@ def train_seeds(
     from circuit_phases.datasets import read_evaluation_set
     from circuit_phases.training import Member, train_together
 
-    members = [
-        Member(seed, _world(settings, seed, dataset), read_evaluation_set(dataset, settings.world), folder)
-        for seed, dataset, folder in zip(seeds, datasets, folders, strict=True)
-    ]
-    train_together(settings, members, device=device, seconds_between_saves=seconds_between_saves)
+    train_together(
+        settings,
+        [
+            Member(seed, _world(settings, seed, dataset), read_evaluation_set(dataset, settings.world), folder)
+            for seed, dataset, folder in zip(seeds, datasets, folders, strict=True)
+        ],
+        device=device,
+        seconds_between_saves=seconds_between_saves,
+    )
 
 
 def is_trained(settings: RunSettings, folder: Path) -> bool:

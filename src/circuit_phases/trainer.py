@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -17,7 +17,7 @@ from circuit_phases.fast import Batch, FastForm, Parameters
 from circuit_phases.files import UserError
 from circuit_phases.model import InContextTransformer
 from circuit_phases.sequences import TrainingBatches
-from circuit_phases.settings import RunSettings
+from circuit_phases.settings import Device, RunSettings
 from circuit_phases.splits import EvaluationSet
 from circuit_phases.world import World
 
@@ -25,7 +25,6 @@ COMPILE_FROM_STEPS = 5_000
 """Shorter runs end before compilation has paid for itself."""
 
 Built = TypeVar("Built")
-Device = Literal["auto", "cpu", "cuda"]
 Outcome = tuple[Float[Tensor, "*seeds"], Int64[Tensor, "*seeds"]]
 """A batch's mean loss (nats) and number of right answers."""
 LossForm = Callable[..., Outcome]

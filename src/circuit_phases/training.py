@@ -25,11 +25,11 @@ from circuit_phases.interruption import StopRequest
 from circuit_phases.paths import PARTIAL, checkpoint_file
 from circuit_phases.run_in_progress import RunInProgress, State
 from circuit_phases.schemas import RUNS, TRAINING
-from circuit_phases.settings import RunSettings, TrainingSettings
+from circuit_phases.settings import Device, RunSettings, TrainingSettings
 from circuit_phases.splits import EvaluationSet
 from circuit_phases.stopping import SOLVED
 from circuit_phases.tables import read_table, table_from_rows, write_table
-from circuit_phases.trainer import Device, Trainer, TrainerOfSeeds
+from circuit_phases.trainer import Trainer, TrainerOfSeeds
 from circuit_phases.world import World
 
 logger = logging.getLogger(__name__)
@@ -126,11 +126,13 @@ def train_together(
         UserError, SystemExit: as `train` does.
     """
     with ExitStack() as locks, StopRequest() as stop:
-        for member in members:
-            locks.enter_context(locked(member.folder))
+        for folder in [member.folder for member in members]:
+            locks.enter_context(locked(folder))
             for name in ("checkpoints", "training.parquet", "run.parquet", PARTIAL):
-                remove_leftovers(member.folder / name)
+                remove_leftovers(folder / name)
         runs = [_Run(settings, member, device) for member in members]
+        # The sequences stand in batches now; with N = 32 they are 45 MB.
+        del members
         between_saves = SECONDS_BETWEEN_SAVES if seconds_between_saves is None else seconds_between_saves
         # A seed that was added later begins by itself: the others lose nothing to it.
         for group in ([run for run in runs if run.begun], [run for run in runs if not run.begun]):
