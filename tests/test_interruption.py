@@ -34,6 +34,11 @@ def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(tiny(), tmp_path_factory.mktemp("finished"))
 
 
+@pytest.fixture(scope="module")
+def solved(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tiny(**QUICK | {"stop_after": 3}), tmp_path_factory.mktemp("solved"))
+
+
 # Stopping and continuing
 
 
@@ -286,6 +291,18 @@ def test_a_finished_run_whose_results_are_removed_is_put_back_until_it_is_analys
     assert len(taken) == 60
 
 
+@pytest.mark.parametrize("stops_early", [False, True])
+def test_a_run_whose_last_state_was_not_saved_ends_where_it_ended(
+    stops_early: bool, tiny: Tiny, finished: Path, solved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, ended = (tiny(**QUICK | {"stop_after": 3}), solved) if stops_early else (tiny(), finished)
+    shutil.copytree(ended / ".finished", tmp_path / "partial")
+    for state in saved_states(tmp_path / "partial"):
+        state.unlink()
+    monkeypatch.setattr(Trainer, "step", lambda self, step: pytest.fail(f"step {step} is taken again"))
+    assert results(run(settings, tmp_path)) == results(ended)
+
+
 def test_what_a_finished_run_is_put_back_from_takes_no_room(finished: Path) -> None:
     for path in (finished / "checkpoints").iterdir():
         assert path.samefile(finished / ".finished" / "checkpoints" / path.name)
@@ -349,11 +366,6 @@ def test_a_run_that_cannot_write_its_results_loses_no_training(
     (tmp_path / "training.parquet").rmdir()
     monkeypatch.setattr(Trainer, "step", lambda self, step: pytest.fail(f"step {step} is taken again"))
     assert results(run(tiny(), tmp_path)) == results(finished)
-
-
-@pytest.fixture(scope="module")
-def solved(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(tiny(**QUICK | {"stop_after": 3}), tmp_path_factory.mktemp("solved"))
 
 
 def test_training_stops_after_the_asked_number_of_solved_evaluations_in_a_row(solved: Path) -> None:

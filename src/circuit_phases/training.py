@@ -274,10 +274,12 @@ class _Run:
             self._losses, self._corrects = (
                 list(each.to(self.trainer.device)) for each in (state.losses, state.corrects)
             )
-        self.step, self.done = step, step == self._end
+        self.step = step
         if step == 0 and self.missing(0):
             self._keep(self.trainer.evaluate(0))
             self._save_checkpoint()
+        # A full disk may have kept the state of the end from being saved.
+        self.done = step == self._end or (0 < step == self._evaluated and self._nothing_left())
 
     def stepped(self, step: int, loss: Tensor, correct: Tensor) -> None:
         """Note a step that was taken; evaluate and save weights where that is due."""
@@ -345,8 +347,13 @@ class _Run:
 
     def _latest(self, quantity: str, evaluations_ago: int = 0) -> float:
         """Accuracy or loss on the iid split at the last evaluation, or at one before it."""
-        step = self.step - self.step % self._interval - evaluations_ago * self._interval
+        step = self._evaluated - evaluations_ago * self._interval
         return next(row[quantity] for row in self._rows[step] if row["split"] == "iid" and row["task"] is None)
+
+    @property
+    def _evaluated(self) -> int:
+        """The step of the last evaluation."""
+        return self.step - self.step % self._interval
 
     def _nothing_left(self) -> bool:
         """Whether the run, just evaluated, is at its end, or has been solved for as long as is asked for.
