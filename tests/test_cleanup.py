@@ -9,7 +9,7 @@ import pytest
 from circuit_phases.cleanup import disk_use, remove, results_of, unneeded_checkpoints
 from circuit_phases.configuration import Configuration, parse_configuration
 from circuit_phases.files import UserError, locked
-from circuit_phases.paths import Paths
+from circuit_phases.paths import FINISHED, Paths
 
 
 @pytest.fixture
@@ -38,6 +38,16 @@ def test_checkpoints_that_are_not_analysed_yet_stay(configuration: Configuration
     (found,) = unneeded_checkpoints(configuration)
     base = configuration.series("base")[0][1]
     assert found == Paths(Path(configuration.results)).run(base.name, 0) / "checkpoints"
+
+
+def test_second_names_of_checkpoints_go_with_them(configuration: Configuration) -> None:
+    base = Paths(Path(configuration.results)).run(configuration.series("base")[0][1].name, 0)
+    second = base / FINISHED / "checkpoints" / "step-0000000.safetensors"
+    second.parent.mkdir(parents=True)
+    second.hardlink_to(base / "checkpoints" / "step-0000000.safetensors")
+    assert disk_use(configuration)[0][0].checkpoints == 1000
+    remove(unneeded_checkpoints(configuration))
+    assert disk_use(configuration)[0][0].checkpoints == 0
 
 
 def test_a_training_that_is_being_written_is_left_alone(configuration: Configuration) -> None:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from training_runs import QUICK, Interrupted, overall_accuracy, results, run, su
 from circuit_phases import training
 from circuit_phases.checkpoints import saved_checkpoints
 from circuit_phases.files import UserError, locked, remove_leftovers
-from circuit_phases.paths import saved_states, step_of
+from circuit_phases.paths import checkpoint_file, saved_states, step_of
 from circuit_phases.run_in_progress import RunInProgress, forget_finished
 from circuit_phases.settings import RunSettings
 from circuit_phases.trainer import COMPILE_FROM_STEPS, Trainer
@@ -171,7 +171,7 @@ def test_a_compiled_run_that_goes_on_without_a_compiler_says_so(
 ) -> None:
     folder = run(compiled, shutil.copytree(stopped, tmp_path / "run"))
     (warning,) = [message for message in caplog.messages if "to the byte" in message]
-    assert warning.startswith(f"{folder}: its steps were compiled so far and are uncompiled from here")
+    assert warning.startswith(f"{folder}: it was compiled so far and is uncompiled from here")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
@@ -253,6 +253,57 @@ def test_what_a_damaged_file_held_is_made_again_and_nothing_else(
     named = [] if damage is Path.unlink else paths
     assert sorted(message.split(" is damaged")[0] for message in caplog.messages) == sorted(map(str, named))
     assert results(tmp_path) == results(finished)
+
+
+@pytest.mark.parametrize(
+    ("misplaced", "over", "why", "again"),
+    [
+        (
+            "checkpoints/step-0000008.safetensors",
+            "checkpoints/step-0000020.safetensors",
+            "it holds step 8",
+            range(1, 21),
+        ),
+        ("state-0000000034.safetensors", "checkpoints/step-0000020.safetensors", "it holds step 34", range(1, 21)),
+        ("checkpoints/step-0000020.safetensors", "state-0000000020.safetensors", "it holds no state", ()),
+        ("seed 1", "rows/00000010-00000010.parquet", "it holds another run", range(1, 11)),
+    ],
+)
+def test_what_stands_in_the_place_of_something_else_is_made_again(
+    misplaced: str,
+    over: str,
+    why: str,
+    again: Iterable[int],
+    tiny: Tiny,
+    finished: Path,
+    tmp_path: Path,
+    interrupt: Callable[[int], None],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    interrupt(36)
+    with pytest.raises(Interrupted):
+        run(tiny(), tmp_path / "run")
+    partial = tmp_path / "run" / "partial"
+    other = run(tiny(), tmp_path / "other", seed=1)
+    shutil.copy(other / "training.parquet" if misplaced == "seed 1" else partial / misplaced, partial / over)
+    taken = []
+    original = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, step: taken.append(step) or original(self, step))
+    with caplog.at_level(logging.WARNING):
+        run(tiny(), tmp_path / "run")
+    assert taken == [*again, *range(36, 61)]
+    assert caplog.messages == [f"{partial / over} is damaged ({why}); it is made again."]
+    assert results(tmp_path / "run") == results(finished)
+
+
+def test_weights_that_a_state_holds_too_are_written_from_it(
+    tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished / ".finished", tmp_path / "partial")
+    (tmp_path / "partial" / "checkpoints" / checkpoint_file(60)).unlink()
+    monkeypatch.setattr(Trainer, "step", lambda self, step: pytest.fail(f"step {step} is taken again"))
+    assert results(run(tiny(), tmp_path)) == results(finished)
 
 
 def test_a_run_that_is_killed_while_it_makes_something_again_loses_nothing(

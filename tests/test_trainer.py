@@ -152,7 +152,7 @@ def test_without_a_compiler_training_goes_on_uncompiled_and_says_so_once(caplog:
         x = torch.arange(start, start + 40.0)
         assert torch.equal(function(x), (2 * x + 1).sin())
     assert len(calls) == 6
-    assert not compiler.works
+    assert compiler.form == "uncompiled"
     (warning,) = [message for message in caplog.messages if "Not compiled, so slower" in message]
     assert "\n" not in warning
 
@@ -169,11 +169,17 @@ def test_a_compiler_that_is_killed_while_it_writes_is_asked_once_more(
     compiler.chmod(0o755)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     x = torch.arange(60.0)
+    of_job = Compiler()
     with inductor.patch({"cpp.cxx": (str(compiler),)}):
-        function = Compiler().compiled_or_plain(lambda x: (5 * x + 1).cos(), lambda x: pytest.fail("run uncompiled"))
+        function = of_job.compiled_or_plain(lambda x: (5 * x + 1).cos(), lambda x: pytest.fail("run uncompiled"))
         assert torch.allclose(function(x), (5 * x + 1).cos())
     assert killed.exists()
+    assert of_job.form == "compiled"
     assert not any("Not compiled" in message for message in caplog.messages)
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",)}):
+        of_job.compiled_or_plain(lambda x: (7 * x + 1).cos(), lambda x: (7 * x + 1).cos())(x)
+    assert of_job.form == "mixed"
+    assert any("Other parts are. Numbers equal" in message for message in caplog.messages)
 
 
 def test_a_compiler_without_a_place_for_its_files_is_done_without(

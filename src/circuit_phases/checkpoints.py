@@ -12,7 +12,7 @@ from torch import Tensor
 
 from circuit_phases.files import DamagedFile, UserError, replacing
 from circuit_phases.model import InContextTransformer
-from circuit_phases.paths import step_of
+from circuit_phases.paths import CHECKPOINTS, step_of
 from circuit_phases.settings import RunSettings
 from circuit_phases.world import World
 
@@ -57,7 +57,7 @@ def saved_checkpoints(folder: Path) -> dict[int, Path]:
     Raises:
         UserError: if there are none.
     """
-    found = {step_of(path): path for path in sorted(folder.glob("step-*.safetensors"))}
+    found = {step_of(path): path for path in sorted(folder.glob(CHECKPOINTS))}
     if not found:
         raise UserError(f"{folder} holds no checkpoints. Delete it; `snakemake` will make it again.")
     return found

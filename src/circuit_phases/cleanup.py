@@ -68,13 +68,14 @@ def unneeded_checkpoints(configuration: Configuration, experiments: Sequence[str
     }
     if not experiments:
         wanted |= dict.fromkeys(unused_runs(configuration))
-    return [
-        folder / "checkpoints"
+    unneeded = (
+        folder
         for folder in wanted
-        if (folder / "checkpoints").exists()
-        and all((folder / name).exists() for name in ANALYSED)
+        if all((folder / name).exists() for name in ANALYSED)
         and all(path.exists() for path in asked if path.parent == folder)
-    ]
+    )
+    # A run that was trained once more has its checkpoints under second names.
+    return [folder / name for folder in unneeded for name in ("checkpoints", FINISHED) if (folder / name).exists()]
 
 
 def results_of(configuration: Configuration, experiments: Sequence[str]) -> list[Path]:
@@ -111,7 +112,7 @@ def remove(paths: Iterable[Path]) -> None:
         UserError: if a job is writing one of them, or it may not be removed.
     """
     for path in paths:
-        run = path.parent if path.name == "checkpoints" else path
+        run = path.parent if path.name in ("checkpoints", FINISHED) else path
         try:
             if run.name.startswith("seed-") and run.is_dir():
                 with locked(run):

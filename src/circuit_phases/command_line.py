@@ -51,7 +51,7 @@ def _dataset(settings: RunSettings, seed: int, paths: Paths, _: argparse.Namespa
 def _train(settings: RunSettings, seed: int, paths: Paths, options: argparse.Namespace) -> None:
     folder = paths.run(settings.name, seed)
     ended = (folder / "run.parquet").exists() and not (folder / PARTIAL).exists()
-    if ended and stages.is_trained(settings, folder):
+    if ended and stages.is_trained(settings, seed, folder):
         logger.info("%s is trained already; delete it to train anew.", folder)
         print(folder)
         return

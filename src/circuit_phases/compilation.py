@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -37,6 +39,7 @@ OPTIONS: dict[str, Any] = {
     # Keep attention weights in memory: written into the sums that read them, they are divided again each time.
     "realize_opcount_threshold": 4,
 }
+MIXED = "Numbers equal those of an undisturbed run within rounding, not to the byte."
 ATTEMPTS = 2
 """Ctrl-C kills a job's compiler too; the job would take one step uncompiled, and so end with other bytes."""
 WHOLE_OR_ABSENT = """\
@@ -59,10 +62,18 @@ PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.bmm.default)
 
 
 class Compiler:
-    """Compiles what a job runs, or none of it: what fails, however it does, is said once, and all runs as it is."""
+    """Compiles what a job runs until that fails, however it does; it is said once, and the rest runs as it is."""
 
     def __init__(self, works: bool = True) -> None:
         self.works = works
+        self._worked = False
+
+    @property
+    def form(self) -> Literal["compiled", "uncompiled", "mixed"]:
+        """What has run so far."""
+        if not self._worked:
+            return "uncompiled"
+        return "compiled" if self.works else "mixed"
 
     def compiled_or_plain(self, compilable: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
         """A function that is compiled at its first call."""
@@ -98,12 +109,15 @@ class Compiler:
         why: list[str] = []
         for _ in range(ATTEMPTS if self.works else 0):
             try:
-                return _compiled(*function_and_arguments)
+                compiled = _compiled(*function_and_arguments)
             except Exception as error:
-                why = str(error).strip().splitlines() or [type(error).__name__]
-        if why:
-            logger.warning("Not compiled, so slower: %s", why[0])
+                why += str(error).strip().splitlines() or [type(error).__name__]
+            else:
+                self._worked = True
+                return compiled
         self.works = False
+        if why:
+            logger.warning("Not compiled, so slower: %s%s", why[0], f". Other parts are. {MIXED}" * self._worked)
         return None
 
 
@@ -150,11 +164,16 @@ def _careful_compiler() -> str:
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-    compiler = get_cpp_compiler()
-    # Torch tells the kind of a compiler by its name.
-    script = Path(cache_dir(), f"careful-{Path(compiler).name}")
+    compiler, folder = get_cpp_compiler(), cache_dir()
+    if re.search(r"[\s'\"\\]", folder):
+        raise OSError(f"{folder} holds blanks or quotes. Set TORCHINDUCTOR_CACHE_DIR to a folder that does not.")
+    # Torch tells the kind of a compiler by the names in its path.
+    if re.search(r"clang|gcc|g\+\+|icx|icpx", folder):
+        return compiler
     text = WHOLE_OR_ABSENT.format(compiler=shlex.quote(compiler))
-    if not script.exists() or script.read_text() != text:
+    digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    script = Path(folder, f"careful-{digest}-{Path(compiler).name}")
+    if not script.exists():
         with replacing(script) as temporary:
             temporary.write_text(text)
             temporary.chmod(0o755)

@@ -32,9 +32,10 @@ class DamagedFile(UserError):
     """A file that cannot be trusted."""
 
     def __init__(self, path: Path, why: str) -> None:
+        self.told = f"{path} is damaged ({why})"
         # Checkpoints are made together, so one of them cannot be made again alone.
         what = f"{path.parent}" if path.parent.name == "checkpoints" else "it"
-        super().__init__(f"{path} is damaged ({why}). Delete {what}; `snakemake` will make it again.")
+        super().__init__(f"{self.told}. Delete {what}; `snakemake` will make it again.")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 
 PARTIAL, ROWS = "partial", "rows"
 """In the folder of a training that is not done: the folder of its progress; in that, that of its rows."""
+CHECKPOINTS = "step-*[0-9].safetensors"
 FINISHED = ".finished"
 """The same folder of one that is done, until it is analysed."""
 
@@ -23,7 +24,7 @@ def state_file(step: int) -> str:
 
 def saved_states(folder: Path) -> list[Path]:
     """The states saved in the folder of a training's progress, in order of their steps."""
-    return sorted(folder.glob("state-*.safetensors"))
+    return sorted(folder.glob("state-*[0-9].safetensors"))
 
 
 def step_of(path: Path) -> int:

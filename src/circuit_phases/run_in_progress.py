@@ -17,8 +17,17 @@ import torch
 from torch import Tensor
 
 from circuit_phases.checkpoints import load_tensors, save_tensors
-from circuit_phases.files import DamagedFile, UserError, link, replacing_folder
-from circuit_phases.paths import FINISHED, PARTIAL, ROWS, checkpoint_file, saved_states, state_file, step_of
+from circuit_phases.files import DamagedFile, link, replacing_folder
+from circuit_phases.paths import (
+    CHECKPOINTS,
+    FINISHED,
+    PARTIAL,
+    ROWS,
+    checkpoint_file,
+    saved_states,
+    state_file,
+    step_of,
+)
 from circuit_phases.schemas import TRAINING
 from circuit_phases.tables import read_table, table_from_rows, write_table
 
@@ -40,8 +49,8 @@ class State:
     corrects: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     seconds: float = 0.0
     ended: bool = False
-    compiled: bool = False
-    """Whether its last step was."""
+    form: str = ""
+    """Whether what computed it was compiled."""
 
     @property
     def evaluated(self) -> int:
@@ -58,7 +67,7 @@ class Found:
     checkpoints: frozenset[int] = frozenset()
     rows: dict[int, Rows] = field(default_factory=dict)
     """By the step of their evaluation."""
-    newest: State | None = None
+    states: dict[int, State] = field(default_factory=dict)
 
 
 class RunInProgress:
@@ -101,7 +110,7 @@ class RunInProgress:
             "step": str(state.step),
             "seconds": str(round(state.seconds, 1)),
             "ended": str(state.ended),
-            "compiled": str(state.compiled),
+            "form": state.form,
             "speed": f"{speed:.3g}",
         }
         save_tensors(self.folder / state_file(state.step), tensors, self.identity | metadata)
@@ -116,12 +125,12 @@ class RunInProgress:
         """
         if self._finished.exists() and not self.folder.exists():
             self._finished.rename(self.folder)
-        for left_by_a_killed_write in self.folder.rglob(".*"):
+        for left_by_a_killed_write in filter(Path.is_file, self.folder.rglob(".*")):
             left_by_a_killed_write.unlink()
         try:
             states = {state.step: state for _, state in _good(saved_states(self.folder), self._state)}
             checkpoints = frozenset(
-                step_of(path) for path, _ in _good(self.checkpoints.glob("*.safetensors"), self._tensors)
+                step_of(path) for path, _ in _good(self.checkpoints.glob(CHECKPOINTS), self._weights)
             )
         except _Foreign as reason:
             logger.warning("%s", reason)
@@ -131,21 +140,21 @@ class RunInProgress:
             self.clear()
             return Found()
         rows: dict[int, Rows] = {}
-        for _, segment in _good((self.folder / ROWS).glob("*.parquet"), _read_rows):
+        for _, segment in _good((self.folder / ROWS).glob("*.parquet"), self._read_rows):
             rows |= {step: list(those) for step, those in groupby(segment, itemgetter("step"))}
         self._rows_saved = set(rows)
-        return Found(frozenset(points), checkpoints, rows, states[max(states)] if states else None)
+        return Found(frozenset(points), checkpoints, rows, states)
 
     def state_at(self, step: int) -> State:
         """The state at one of the steps that the run can continue from."""
         self._last = (step, time.monotonic())
         path = self.folder / state_file(step)
-        return self._state(path) if path.exists() else State(step, self._tensors(self._checkpoint(step))[0])
+        return self._state(path) if path.exists() else State(step, self._weights(self._checkpoint(step)))
 
     def publish_checkpoints(self, folder: Path) -> None:
         """Show the checkpoints under another name, whole or not at all."""
         with replacing_folder(folder) as temporary:
-            linked = [link(path, temporary / path.name) for path in self.checkpoints.glob("*.safetensors")]
+            linked = [link(path, temporary / path.name) for path in self.checkpoints.glob(CHECKPOINTS)]
         self._linked = all(linked)
 
     def put_away(self) -> None:
@@ -176,6 +185,8 @@ class RunInProgress:
 
     def _state(self, path: Path) -> State:
         tensors, metadata = self._tensors(path)
+        if "losses" not in tensors:
+            raise DamagedFile(path, "it holds no state")
         return State(
             step=int(metadata["step"]),
             losses=tensors.pop("losses"),
@@ -183,8 +194,20 @@ class RunInProgress:
             parameters={name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()},
             seconds=float(metadata["seconds"]),
             ended=metadata["ended"] == "True",
-            compiled=metadata["compiled"] == "True",
+            form=metadata["form"],
         )
+
+    def _weights(self, path: Path) -> dict[str, Tensor]:
+        tensors, _ = self._tensors(path)
+        if "losses" in tensors:
+            raise DamagedFile(path, "it holds a state")
+        return tensors
+
+    def _read_rows(self, path: Path) -> Rows:
+        rows: Rows = read_table(path, TRAINING).to_pylist()
+        if any((row["run"], str(row["seed"])) != (self.identity["run"], self.identity["seed"]) for row in rows):
+            raise DamagedFile(path, "it holds another run")
+        return rows
 
     def _tensors(self, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors, metadata = load_tensors(path)
@@ -200,20 +223,15 @@ class _Foreign(Exception):
 
 
 def _good(paths: Iterable[Path], read: Callable[[Path], Content]) -> Iterator[tuple[Path, Content]]:
-    """Files with their content; one that is damaged is named and removed."""
+    """Files with their content; one that is damaged is named and removed, to be made again."""
     for path in sorted(paths):
         try:
             content = read(path)
-        except UserError as reason:
-            logger.warning("%s", reason)
+        except DamagedFile as damage:
+            logger.warning("%s; it is made again.", damage.told)
             path.unlink()
         else:
             yield path, content
-
-
-def _read_rows(path: Path) -> Rows:
-    rows: Rows = read_table(path, TRAINING).to_pylist()
-    return rows
 
 
 def forget_finished(run: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from circuit_phases import schemas, tables
-from circuit_phases.files import UserError, write_text
+from circuit_phases.files import DamagedFile, UserError, write_text
 from circuit_phases.memory import keep_what_is_freed
 from circuit_phases.settings import AttributionSettings, Device, RunSettings
 
@@ -72,14 +72,14 @@ def train_seeds(
     )
 
 
-def is_trained(settings: RunSettings, folder: Path) -> bool:
+def is_trained(settings: RunSettings, seed: int, folder: Path) -> bool:
     """Whether a run's results are all there and whole; if not, the log says what is not."""
     from circuit_phases.training import require_trained
 
     try:
-        require_trained(settings, folder)
+        require_trained(settings, seed, folder)
     except UserError as reason:
-        logger.warning("To be made again: %s", reason)
+        logger.warning("To be made again: %s", reason.told if isinstance(reason, DamagedFile) else reason)
         return False
     return True
 

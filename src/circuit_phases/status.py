@@ -15,7 +15,7 @@ from circuit_phases.configuration import Configuration, RunSeed
 from circuit_phases.figures import ANIMATIONS
 from circuit_phases.files import UserError, holder, is_held
 from circuit_phases.logs import failed, last_lines
-from circuit_phases.paths import PARTIAL, ROWS, Paths, saved_states, step_of
+from circuit_phases.paths import CHECKPOINTS, PARTIAL, ROWS, Paths, saved_states, step_of
 from circuit_phases.phases import PhaseSettings, find_phases, iid_levels
 from circuit_phases.schemas import ABILITY_LEVELS, PHASES, RUNS, TRAINING
 from circuit_phases.tables import read_frame
@@ -86,7 +86,7 @@ def _training(each: RunSeed, paths: Paths, rules: PhaseSettings, fresh: float, e
     folder, log = paths.run(settings.name, seed), paths.training_log(settings.name, seed)
     place = _running_at(folder, log, fresh)
     told: State
-    if place is None and (folder / "run.parquet").exists():
+    if place is None and (folder / "run.parquet").exists() and not (folder / PARTIAL).exists():
         told = "done"
     elif place is not None:
         told = "running"
@@ -151,7 +151,7 @@ def _progress(folder: Path) -> tuple[int | None, float | None]:
         # Not saved yet, or just being replaced by its results.
         if (table := _frame(folder / "run.parquet", RUNS)) is not None and len(table):
             return int(table["steps"].iloc[0]), None
-    steps = [step_of(path) for path in (folder / PARTIAL / "checkpoints").glob("step-*")]
+    steps = [step_of(path) for path in (folder / PARTIAL / "checkpoints").glob(CHECKPOINTS)]
     return max([*steps, *([] if step is None else [step])], default=None), speed
 
 

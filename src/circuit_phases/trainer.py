@@ -61,11 +61,6 @@ class Trainer:
         self._answers_at = per_stretch(settings, self._answers_from)
         self._evaluation = Evaluation(evaluation, world, settings.model.heads, self.device)
 
-    @property
-    def compiled(self) -> bool:
-        """Whether all that it ran so far was compiled."""
-        return self.compiler.works
-
     def batch(self, step: int) -> Batch:
         """The fresh sequences of one step."""
         return Batch.of(self.batches[step]).to(self.device)

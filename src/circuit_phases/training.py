@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from circuit_phases.checkpoints import load_tensors, saved_checkpoints
 from circuit_phases.code_digest import code_digest
-from circuit_phases.files import UserError, locked, remove_leftovers
+from circuit_phases.compilation import MIXED
+from circuit_phases.files import DamagedFile, UserError, locked, remove_leftovers
 from circuit_phases.interruption import StopRequest
 from circuit_phases.paths import PARTIAL, checkpoint_file
 from circuit_phases.run_in_progress import RunInProgress, State
@@ -75,18 +76,26 @@ def checkpoint_steps(settings: TrainingSettings) -> list[int]:
     return log_spaced(candidates[0] + bisect_left(candidates, count, key=lambda asked: len(log_spaced(asked))))
 
 
-def require_trained(settings: RunSettings, folder: Path) -> None:
+def require_trained(settings: RunSettings, seed: int, folder: Path) -> None:
     """Check that a run's results are all there and whole.
 
     Raises:
         UserError: if one is missing.
-        DamagedFile: if one is damaged.
+        DamagedFile: if one is damaged, or another run's.
     """
-    read_table(folder / "training.parquet", TRAINING)
-    steps = read_table(folder / "run.parquet", RUNS)["steps"][0].as_py()
+    tables = {}
+    for name, schema in {"training": TRAINING, "run": RUNS}.items():
+        tables[name] = read_table(path := folder / f"{name}.parquet", schema)
+        if set(zip(*(tables[name][key].to_pylist() for key in ("run", "seed")), strict=True)) != {
+            (settings.name, seed)
+        }:
+            raise DamagedFile(path, "it holds another run")
+    steps = tables["run"]["steps"][0].as_py()
     for step in {*checkpoint_steps(settings.training), steps}:
         if step <= steps:
-            load_tensors(folder / "checkpoints" / checkpoint_file(step))
+            _, metadata = load_tensors(path := folder / "checkpoints" / checkpoint_file(step))
+            if not {"run": settings.name, "seed": str(seed), "step": str(step)}.items() <= metadata.items():
+                raise DamagedFile(path, "it holds another run, or another step")
 
 
 def train(
@@ -212,16 +221,12 @@ class _Job:
                 last_line = now
 
     def _compare_forms(self) -> None:
-        """Say so where a run that was compiled is so no longer, or the other way round."""
+        """Say so where a run goes on in another form than it had."""
         for run in self.runs:
-            before, now = run.compiled_before, run.trainer.compiled
-            run.compiled_before = None
+            before, now = run.form_before, run.trainer.compiler.form
+            run.form_before = None
             if before not in (None, now):
-                logger.warning(
-                    "%s: its steps were %s so far and are %s from here: its numbers are those of an "
-                    "undisturbed run within rounding, not to the byte.",
-                    run.folder, *(["uncompiled", "compiled"][form] for form in (before, now)),
-                )  # fmt: skip
+                logger.warning("%s: it was %s so far and is %s from here. %s", run.folder, before, now, MIXED)
 
     def _save(self) -> None:
         for run in self.runs:
@@ -242,9 +247,14 @@ class _Run:
         self._checkpoint_at = checkpoint_steps(settings.training)
         found = self._saved.found(self._interval)
         self.points, self._checkpoints, self._rows = found.points, found.checkpoints, found.rows
-        self._end = found.newest.step if found.newest and found.newest.ended else math.inf
-        self.compiled_before = found.newest.compiled if found.newest else None
-        self._seconds, self._since = found.newest.seconds if found.newest else 0.0, time.monotonic()
+        newest = max(found.states.values(), key=lambda state: state.step, default=None)
+        self._end = newest.step if newest and newest.ended else math.inf
+        self.form_before = newest.form if newest else None
+        self._seconds, self._since = newest.seconds if newest else 0.0, time.monotonic()
+        for step, state in found.states.items():
+            if step in self.missing(step) and step not in self._checkpoints:
+                self._saved.save_checkpoint(step, state.parameters)
+                self._checkpoints |= {step}
         self._losses: list[Tensor] = []
         self._corrects: list[Tensor] = []
 
@@ -304,7 +314,7 @@ class _Run:
         losses = torch.stack(self._losses) if self._losses else torch.empty(0)
         corrects = torch.stack(self._corrects) if self._corrects else torch.empty(0, dtype=torch.long)
         state = State(
-            self.step, self.trainer.parameters, losses, corrects, self._seconds, self.done, self.trainer.compiled
+            self.step, self.trainer.parameters, losses, corrects, self._seconds, self.done, self.trainer.compiler.form
         )
         self._saved.save(state, self._rows)
 
