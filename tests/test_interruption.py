@@ -219,6 +219,7 @@ def test_two_jobs_cannot_train_one_run_at_once(tiny: Tiny, tmp_path: Path) -> No
         (["state-*.safetensors"], [*range(21, 36)]),
         (["rows/*-00000030.parquet"], [*range(21, 31)]),
         (["rows/*-00000010.parquet"], [*range(1, 11)]),
+        (["rows/*"], [*range(1, 31)]),
         (["checkpoints/step-0000000.safetensors"], []),
         (["checkpoints/step-0000008.safetensors"], [*range(1, 9)]),
         (["checkpoints/step-0000020.safetensors"], [*range(1, 21)]),

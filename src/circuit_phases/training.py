@@ -252,7 +252,7 @@ class _Run:
         self.form_before = newest.form if newest else None
         self._seconds, self._since = newest.seconds if newest else 0.0, time.monotonic()
         for step, state in found.states.items():
-            if step in self.missing(step) and step not in self._checkpoints:
+            if (step in self._checkpoint_at or state.ended) and step not in self._checkpoints:
                 self._saved.save_checkpoint(step, state.parameters)
                 self._checkpoints |= {step}
         self._losses: list[Tensor] = []
