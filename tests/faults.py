@@ -137,9 +137,9 @@ class Campaign:
             # As for want of memory, or by a cluster's scheduler; Snakemake tries the job once more.
             process.wait()
             return hit and "Error in rule" in self._said.read_text()
-        process.wait()
-        # Snakemake marks the outputs of jobs that have begun, until they end.
-        hit = hit and any((self.folder / ".snakemake").glob("incomplete/*"))
+        told_of_it = process.wait() > 0
+        # A Snakemake that cannot tell has marked the outputs of jobs that had begun.
+        hit = hit and (told_of_it or any((self.folder / ".snakemake").glob("incomplete/*")))
         if self.random.random() < 0.5:
             self.wait_for_orphans()
         return hit
