@@ -94,7 +94,7 @@ class Campaign:
         with self._said.open("w") as said:
             return subprocess.Popen(
                 [*command, *options, *self.targets], cwd=self.folder, env=environment, start_new_session=True,
-                stdout=said, stderr=subprocess.STDOUT,
+                stdout=said, stderr=subprocess.STDOUT, preexec_fn=hear_ctrl_c,
             )  # fmt: skip
 
     @property
@@ -252,6 +252,11 @@ class Campaign:
             self.run_to_the_end()
             self.check(fault)
         self.counts[fault] += 1
+
+
+def hear_ctrl_c() -> None:
+    """What is started in a shell's background is deaf to it, and so are its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def contents(results: Path) -> dict[str, bytes]:
