@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from faults import alter, empty, truncate
-from torch import Tensor
 from training_runs import QUICK, Interrupted, overall_accuracy, results, run, summary
 
 from circuit_phases import training
@@ -39,6 +38,19 @@ def solved(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(tiny(**QUICK | {"stop_after": 3}), tmp_path_factory.mktemp("solved"))
 
 
+@pytest.fixture
+def note_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[int]]:
+    """Called, it gives the list of the steps that are taken from then on."""
+
+    def begin() -> list[int]:
+        taken: list[int] = []
+        take = Trainer.step
+        monkeypatch.setattr(Trainer, "step", lambda self, step: taken.append(step) or take(self, step))
+        return taken
+
+    return begin
+
+
 # Stopping and continuing
 
 
@@ -56,19 +68,12 @@ def test_an_interrupted_run_ends_with_the_same_numbers(
 
 
 def test_an_interrupted_run_continues_from_its_last_save_not_from_the_start(
-    tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None], note_steps: Callable[[], list[int]]
 ) -> None:
     interrupt(35)
     with pytest.raises(Interrupted):
         run(tiny(), tmp_path)
-    taken = []
-    original = Trainer.step
-
-    def noted(self: Trainer, step: int) -> tuple[Tensor, Tensor]:
-        taken.append(step)
-        return original(self, step)
-
-    monkeypatch.setattr(Trainer, "step", noted)
+    taken = note_steps()
     run(tiny(), tmp_path)
     assert taken == list(range(35, 61))
 
@@ -237,7 +242,7 @@ def test_what_a_damaged_file_held_is_made_again_and_nothing_else(
     tmp_path: Path,
     interrupt: Callable[[int], None],
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    note_steps: Callable[[], list[int]],
 ) -> None:
     interrupt(36)
     with pytest.raises(Interrupted):
@@ -245,9 +250,7 @@ def test_what_a_damaged_file_held_is_made_again_and_nothing_else(
     paths = [path for name in names for path in (tmp_path / "partial").glob(name)]
     for path in paths:
         damage(path)
-    taken = []
-    original = Trainer.step
-    monkeypatch.setattr(Trainer, "step", lambda self, step: taken.append(step) or original(self, step))
+    taken = note_steps()
     with caplog.at_level(logging.WARNING):
         run(tiny(), tmp_path)
     assert taken == [*again, *range(36, 61)]
@@ -280,7 +283,7 @@ def test_what_stands_in_the_place_of_something_else_is_made_again(
     tmp_path: Path,
     interrupt: Callable[[int], None],
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    note_steps: Callable[[], list[int]],
 ) -> None:
     interrupt(36)
     with pytest.raises(Interrupted):
@@ -288,9 +291,7 @@ def test_what_stands_in_the_place_of_something_else_is_made_again(
     partial = tmp_path / "run" / "partial"
     other = run(tiny(), tmp_path / "other", seed=1)
     shutil.copy(other / "training.parquet" if misplaced == "seed 1" else partial / misplaced, partial / over)
-    taken = []
-    original = Trainer.step
-    monkeypatch.setattr(Trainer, "step", lambda self, step: taken.append(step) or original(self, step))
+    taken = note_steps()
     with caplog.at_level(logging.WARNING):
         run(tiny(), tmp_path / "run")
     assert taken == [*again, *range(36, 61)]
@@ -324,7 +325,12 @@ def test_a_run_that_is_killed_while_it_makes_something_again_loses_nothing(
 
 @pytest.mark.parametrize("lost", [("training.parquet", "run.parquet", "checkpoints"), ("checkpoints",)], ids=len)
 def test_a_finished_run_whose_results_are_removed_is_put_back_until_it_is_analysed(
-    lost: tuple[str, ...], tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lost: tuple[str, ...],
+    tiny: Tiny,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    note_steps: Callable[[], list[int]],
 ) -> None:
     folder = shutil.copytree(finished, tmp_path / "run")
     before = summary(folder)
@@ -336,9 +342,7 @@ def test_a_finished_run_whose_results_are_removed_is_put_back_until_it_is_analys
     assert summary(folder) == before
     forget_finished(folder)
     shutil.rmtree(folder / "checkpoints")
-    taken = []
-    original = Trainer.step
-    monkeypatch.setattr(Trainer, "step", lambda self, step: taken.append(step) or original(self, step))
+    taken = note_steps()
     assert results(run(tiny(), folder)) == results(finished)
     assert len(taken) == 60
 

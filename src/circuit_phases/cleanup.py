@@ -38,7 +38,7 @@ def disk_use(configuration: Configuration) -> tuple[list[DiskUse], dict[str, int
     uses = []
     for name, found in folders.items():
         sizes = {
-            folder: (size([folder / name for name in ("checkpoints", PARTIAL, FINISHED)]), size([folder]))
+            folder: (size([folder / part for part in ("checkpoints", PARTIAL, FINISHED)]), size([folder]))
             for folder in found
         }
         uses.append(

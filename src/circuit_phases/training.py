@@ -195,7 +195,8 @@ class _Job:
         while step != last and not all(run.done for run in self.runs):
             step += 1
             losses, corrects = (values.reshape(-1) for values in self._take(step))
-            self._compare_forms()
+            if step == first + 1:
+                self._compare_forms()
             diverged = []
             for run, loss, correct in zip(self.runs, losses, corrects, strict=True):
                 if not run.done:
