@@ -355,7 +355,7 @@ def test_claims_of_the_finished_runs_are_what_their_tables_say(reference: dict[s
 def test_the_page_of_what_came_out_keeps_what_was_written_around_the_claims() -> None:
     page = runpy.run_path(str(ROOT / "docs" / "generate.py"))
     text = page["PAGES"]["reproduction.md"]()
-    assert text.count("<!-- claims") == text.count("<!-- end of claims") == 1
+    assert text.count(page["MADE_BEGIN"]) == text.count(page["MADE_END"]) == 1
     assert text.startswith("# What came out")
     assert "## The three phases" in text
     for claim in CLAIMS:
