@@ -50,6 +50,17 @@ def test_second_names_of_checkpoints_go_with_them(configuration: Configuration) 
     assert disk_use(configuration)[0][0].checkpoints == 0
 
 
+def test_links_into_a_shared_store_are_removed_and_the_store_stays(configuration: Configuration) -> None:
+    results = Path(configuration.results)
+    run = Paths(results).run(configuration.series("base")[0][1].name, 0)
+    store = results / "store"
+    (run / "checkpoints").rename(store)
+    (run / "checkpoints").symlink_to(store)
+    remove(unneeded_checkpoints(configuration))
+    assert not (run / "checkpoints").is_symlink()
+    assert list(store.iterdir())
+
+
 def test_a_training_that_is_being_written_is_left_alone(configuration: Configuration) -> None:
     paths = results_of(configuration, ["sweep"])
     run = next(path for path in paths if path.name == "seed-0")

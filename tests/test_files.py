@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import torch
 
 from circuit_phases import files
 from circuit_phases.checkpoints import load_tensors, save_tensors
-from circuit_phases.files import DamagedFile, UserError, replacing, require_writable
+from circuit_phases.files import DamagedFile, UserError, read_whole, replacing, replacing_folder, require_writable
 from circuit_phases.schemas import LABEL_TABLES
 from circuit_phases.tables import read_table, table_from_rows, write_table
 
@@ -41,6 +42,14 @@ def write_weights(path: Path) -> None:
 
 WRITERS = [write_text, write_label_tables, write_weights]
 each_writer = pytest.mark.parametrize("write", WRITERS)
+
+
+def in_a_process(script: str, *arguments: Path | str) -> subprocess.CompletedProcess[str]:
+    """Run a script with `sys` and `Path`, warnings of ours on its standard error."""
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys; from pathlib import Path\n{script}", *map(str, arguments)],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
 
 
 @contextmanager
@@ -168,12 +177,81 @@ def test_a_file_in_the_way_of_the_results_is_named_before_anything_runs(inside: 
     assert str(caught.value).startswith(f"results = {folder} is not allowed ({tmp_path / 'taken'} is a file)")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 @pytest.mark.parametrize("mode", [0o555, 0o600])
 def test_results_where_the_user_may_not_write_are_refused_before_anything_runs(mode: int, tmp_path: Path) -> None:
     tmp_path.chmod(mode)
-    with pytest.raises(UserError, match=re.escape(f"no permission to write to {tmp_path}")):
-        require_writable(tmp_path / "results" / "deep")
+    if os.geteuid() == 0:
+        # Root may write everywhere, so somebody else asks, who must be let in.
+        for folder in tmp_path.parents:
+            if "pytest-" in str(folder):
+                folder.chmod(0o711)
+    said = in_a_process(
+        "import os; from circuit_phases.files import UserError, require_writable\n"
+        "if os.geteuid() == 0:\n"
+        "    os.setuid(65534)\n"
+        "try:\n"
+        "    require_writable(Path(sys.argv[1]) / 'results' / 'deep')\n"
+        "except UserError as error:\n"
+        "    print(error)\n",
+        tmp_path,
+    )
+    assert f"no permission to write to {tmp_path}" in said.stdout, said
+
+
+@each_writer
+def test_a_file_that_cannot_be_read_is_not_called_damaged(
+    write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    write(path)
+
+    def broken(_: Path) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "read_bytes", broken)
+    for read in (load_tensors, lambda path: read_table(path, LABEL_TABLES), read_whole):
+        with pytest.raises(UserError) as caught:
+            read(path)
+        assert str(caught.value) == f"Cannot read {path}: Input/output error. Mend that and run again."
+
+
+def test_a_folder_takes_the_place_of_a_link_and_what_that_leads_to_stays(tmp_path: Path) -> None:
+    kept = tmp_path / "store" / "file"
+    kept.parent.mkdir()
+    kept.touch()
+    (tmp_path / "folder").symlink_to(kept.parent)
+    with replacing_folder(tmp_path / "folder") as temporary:
+        (temporary / "new").touch()
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["new"]
+    assert kept.exists()
+
+
+WITHOUT_LOCKS = (
+    "import errno, fcntl, os, signal; from circuit_phases.files import locked\n"
+    "def refuse(*_):\n"
+    "    raise OSError(int(sys.argv[2]), os.strerror(int(sys.argv[2])))\n"
+    "fcntl.flock = refuse\n"
+    "with locked(Path(sys.argv[1])):\n"
+)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+def test_where_the_file_system_keeps_no_locks_a_folder_is_free_once_its_holder_was_killed(
+    number: int, tmp_path: Path
+) -> None:
+    killed = in_a_process(WITHOUT_LOCKS + "    os.kill(os.getpid(), signal.SIGKILL)\n", tmp_path, str(number))
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / files.LOCK).read_text()
+    again = in_a_process(WITHOUT_LOCKS + "    print('mine')\n", tmp_path, str(number))
+    assert again.stdout == "mine\n", again.stderr
+    assert f"{tmp_path}: this file system keeps no locks" in again.stderr
+
+
+def test_where_the_file_system_keeps_no_locks_a_process_of_this_machine_keeps_others_out(tmp_path: Path) -> None:
+    (tmp_path / files.LOCK).write_text(f"{socket.gethostname()} {os.getpid()}\n")
+    refused = in_a_process(WITHOUT_LOCKS + "    print('mine')\n", tmp_path, str(errno.ENOSYS))
+    assert refused.returncode == 1
+    assert "is being written by another job" in refused.stderr
 
 
 @pytest.mark.parametrize("inside", ["", "results", "results/deep"])

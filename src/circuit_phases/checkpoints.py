@@ -6,11 +6,11 @@ import hashlib
 import json
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
-from circuit_phases.files import DamagedFile, UserError, replacing
+from circuit_phases.files import DamagedFile, UserError, read_whole, replacing
 from circuit_phases.model import InContextTransformer
 from circuit_phases.paths import CHECKPOINTS, step_of
 from circuit_phases.settings import RunSettings
@@ -35,16 +35,16 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read tensors and metadata, checked against their digest.
 
     Raises:
-        UserError: if the file is missing.
+        UserError: if the file is missing or cannot be read.
         DamagedFile: if it is truncated, empty or altered.
     """
-    if not path.exists():
-        raise UserError(f"{path} is missing. Run `snakemake` to make it.")
+    content = read_whole(path)
     try:
-        with safe_open(path, framework="pt") as handle:
-            metadata = json.loads((handle.metadata() or {}).get("metadata", "{}"))
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+        tensors = load(content)
+        # What is read from memory comes without its metadata, which stand in the header: its length, then JSON.
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata = json.loads(header.get("__metadata__", {}).get("metadata", "{}"))
+    except (SafetensorError, ValueError) as error:
         raise DamagedFile(path, f"truncated or not safetensors: {error}") from error
     if metadata.pop("digest", None) != _digest(tensors, metadata):
         raise DamagedFile(path, "altered: its digest does not match")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from circuit_phases.configuration import Configuration
 from circuit_phases.figures import ASKED_TABLES, FINDINGS
-from circuit_phases.files import UserError, locked
+from circuit_phases.files import UserError, locked, remove_whole
 from circuit_phases.paths import FINISHED, PARTIAL, Paths
 from circuit_phases.settings import nearest
 
@@ -116,11 +115,9 @@ def remove(paths: Iterable[Path]) -> None:
         try:
             if run.name.startswith("seed-") and run.is_dir():
                 with locked(run):
-                    shutil.rmtree(path)
-            elif path.is_dir():
-                shutil.rmtree(path)
+                    remove_whole(path)
             else:
-                path.unlink()
+                remove_whole(path)
             if path.parent.parent.name == "runs" and not any(path.parent.iterdir()):
                 path.parent.rmdir()
         except OSError as error:
@@ -133,7 +130,7 @@ def size(paths: Iterable[Path]) -> int:
     for path in paths:
         # Folders of trainings that end meanwhile vanish, which os.walk takes.
         inside = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
-        for file in inside if path.is_dir() else [path]:
+        for file in inside if path.is_dir() and not path.is_symlink() else [path]:
             try:
                 found = file.lstat()
             except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import logging
 import os
@@ -22,6 +23,8 @@ LOCK = ".lock"
 """In a folder that a job keeps to itself."""
 CLOCKS_DIFFER = 1.0
 """Seconds by which a file's time may lie before that of the process which wrote it."""
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""How a file system says that it keeps no locks."""
 
 
 class UserError(Exception):
@@ -87,7 +90,8 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         temporary.chmod(0o777 & ~_umask())
         yield temporary
         _flush_folder(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            remove_whole(folder)
         temporary.replace(folder)
         _flush_folder(folder.parent)
     except OSError as error:
@@ -95,6 +99,32 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_whole(path: Path) -> bytes:
+    """What a file holds. That it cannot be read now says nothing of its content, so it is not called damaged.
+
+    Raises:
+        UserError: if it is missing, or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing. Run `snakemake` to make it.") from None
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror or error}. Mend that and run again.") from error
+
+
+def remove_whole(path: Path) -> None:
+    """Remove a file, a folder with all that is in it, or a link to either, but not what it leads to.
+
+    Raises:
+        OSError: if it may not be removed.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def link(source: Path, target: Path) -> bool:
@@ -111,29 +141,33 @@ def link(source: Path, target: Path) -> bool:
 def remove_leftovers(path: Path) -> None:
     """Remove what killed writes of a file or folder left beside it; only who keeps the place to himself may."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.????????"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+        remove_whole(left)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep a folder to this process; the lock goes with the process, however that ends.
 
+    Where the file system keeps no locks, a process of this machine that has signed the folder's keeps others out.
+
     Raises:
         UserError: if another process holds it, or the folder cannot be written to.
     """
     path = folder / LOCK
+    taken = UserError(f"{folder} is being written by another job. Wait for it, or stop it.")
+    # The other kind of lock is a file, which outlives a process that is killed.
+    lock = FileLock(path, timeout=0, fallback_to_soft=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, timeout=0)
         lock.acquire()
     except Timeout:
-        raise UserError(f"{folder} is being written by another job. Wait for it, or stop it.") from None
-    except NotImplementedError:
-        logger.warning("%s: this file system knows no locks, so two jobs could write here at once.", folder)
-        yield
-        return
+        raise taken from None
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        if error.errno not in NO_LOCKS:
+            raise _cannot_write(path, error) from error
+        if is_held(folder):
+            raise taken from None
+        logger.warning("%s: this file system keeps no locks, so jobs of two machines could write here at once.", folder)
     try:
         _sign(path, f"{socket.gethostname()} {os.getpid()}\n")
         yield

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from circuit_phases.files import DamagedFile, UserError, replacing
+from circuit_phases.files import DamagedFile, read_whole, replacing
 from circuit_phases.schemas import DATASET_TABLES, FIGURE_TABLES
 
 if TYPE_CHECKING:
@@ -36,15 +36,17 @@ def read_table(path: Path | str, schema: pa.Schema) -> pa.Table:
     """Read a table and check its columns.
 
     Raises:
-        UserError: if the file is missing.
-        DamagedFile: if it cannot be read or lacks a column.
+        UserError: if the file is missing or cannot be read.
+        DamagedFile: if it is no Parquet or lacks a column.
     """
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path} is missing. Run `snakemake` to make it.")
+    content = read_whole(path)
     try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         table = file.read()
+    except MemoryError:
+        # Arrow's own is one of its errors too.
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedFile(path, f"not readable as Parquet: {str(error).splitlines()[0]}") from error
     missing = [name for name in schema.names if name not in table.column_names]
