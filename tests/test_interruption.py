@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -375,17 +377,55 @@ def test_without_second_names_a_finished_run_is_kept_once(
     assert not (tmp_path / ".finished").exists()
 
 
-def test_a_run_by_other_code_is_begun_anew_and_said_once(
-    tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("what", ["code_digest", "library_versions"])
+@pytest.mark.parametrize("end", [36, None], ids=["in progress", "finished"])
+def test_a_run_by_other_code_or_libraries_is_begun_anew_and_said_once(
+    what: str,
+    end: int | None,
+    tiny: Tiny,
+    finished: Path,
+    tmp_path: Path,
+    interrupt: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    note_steps: Callable[[], list[int]],
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "code_digest", lambda *_: "another")
+    with monkeypatch.context() as patch, suppress(Interrupted):
+        patch.setattr(training, what, lambda *_: "another")
+        if end is not None:
+            interrupt(end)
         run(tiny(), tmp_path)
+    taken = note_steps()
     with caplog.at_level(logging.WARNING):
         run(tiny(), tmp_path)
     (message,) = caplog.messages
-    assert "holds another run, or was made by other code" in message
+    assert f"trained it to step {60 if end is None else end - 1}." in message
+    assert taken == list(range(1, 61))
     assert results(tmp_path) == results(finished)
+
+
+def test_files_that_cannot_be_read_for_a_while_are_neither_removed_nor_called_damaged(
+    tiny: Tiny,
+    finished: Path,
+    tmp_path: Path,
+    interrupt: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    note_steps: Callable[[], list[int]],
+) -> None:
+    interrupt(36)
+    with pytest.raises(Interrupted):
+        run(tiny(), tmp_path)
+
+    def stale(_: Path) -> bytes:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", stale)
+        with pytest.raises(UserError, match=r"Cannot read \S+: Stale file handle"):
+            run(tiny(), tmp_path)
+    taken = note_steps()
+    assert results(run(tiny(), tmp_path)) == results(finished)
+    assert taken == list(range(36, 61))
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -140,6 +143,41 @@ def test_a_seed_that_is_added_costs_the_others_nothing(
     assert taken == [*range(36, 61), *range(1, 61)]
     for seed in (0, 1):
         assert results(tmp_path / str(seed)) == results(run(tiny(), tmp_path / f"alone-{seed}", seed))
+
+
+def test_seeds_that_are_killed_before_their_first_evaluation_stay_together(
+    tiny: Tiny, tmp_path: Path, steps_together: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = Trainer.evaluate
+
+    def killed(self: Trainer, step: int) -> list[dict[str, Any]]:
+        if self.seed == 1:
+            raise Interrupted
+        return evaluate(self, step)
+
+    folders = {seed: tmp_path / str(seed) for seed in (0, 1)}
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "evaluate", killed)
+        with pytest.raises(Interrupted):
+            together(tiny(), folders)
+    assert (folders[0] / "partial" / "checkpoints" / checkpoint_file(0)).exists()
+    together(tiny(), folders)
+    assert steps_together == [*range(1, 61)]
+
+
+def test_seeds_trained_together_share_their_time_and_a_seed_added_has_its_own(
+    tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count()
+    # A clock that goes on by a second whenever it is asked.
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    interrupt(36)
+    with pytest.raises(Interrupted):
+        run(tiny(), tmp_path / "0")
+    together(tiny(), {seed: tmp_path / str(seed) for seed in (0, 1, 2)})
+    took = {seed: summary(tmp_path / str(seed))["seconds"] for seed in (0, 1, 2)}
+    assert 0 < took[1] == took[2]
+    assert sum(took.values()) < next(seconds)
 
 
 def test_a_seed_that_diverges_leaves_the_others_saved(tiny: Tiny, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import math
 import re
@@ -187,10 +188,12 @@ def test_the_summary_tells_every_parameter_and_what_the_run_took(tiny: Tiny, tmp
     assert row["seconds"] >= 0
 
 
-def test_saved_weights_name_their_run_seed_and_step(finished: Path, tiny: Tiny) -> None:
+def test_saved_weights_name_their_run_seed_step_and_what_made_them(finished: Path, tiny: Tiny) -> None:
     for step, path in saved_checkpoints(finished / "checkpoints").items():
-        identity = {"run": tiny().name, "seed": "0", "code": code_digest("trainer")}
-        assert load_tensors(path)[1] == identity | {"step": str(step)}
+        metadata = load_tensors(path)[1]
+        assert json.loads(metadata.pop("libraries"))["torch"] == torch.__version__.partition("+")[0]
+        identity = {"run": tiny().name, "seed": "0", "code": code_digest("training")}
+        assert metadata == identity | {"step": str(step)}
 
 
 def test_seeds_give_different_runs_and_a_shared_world_only_where_asked(tiny: Tiny, tmp_path: Path) -> None:

@@ -119,9 +119,9 @@ class RunInProgress:
                 path.unlink()
 
     def found(self, interval: int) -> Found:
-        """What an earlier job left; what is damaged in it is named.
+        """What an earlier job left; what is damaged in it, or another run's, is named.
 
-        A folder with something of another run or by other code, or with no step to continue from, is cleared.
+        A folder with something by other code, or with no step to continue from, is cleared.
         """
         if self._finished.exists() and not self.folder.exists():
             self._finished.rename(self.folder)
@@ -132,8 +132,14 @@ class RunInProgress:
             checkpoints = frozenset(
                 step_of(path) for path, _ in _good(self.checkpoints.glob(CHECKPOINTS), self._weights)
             )
-        except _Foreign as reason:
-            logger.warning("%s", reason)
+        except _OtherCode:
+            reached = max(map(step_of, (*saved_states(self.folder), *self.checkpoints.glob(CHECKPOINTS))))
+            logger.warning(
+                "%s: other code or other versions of libraries trained it to step %d. Numbers of both must not mix, "
+                "so it begins anew.",
+                self.folder,
+                reached,
+            )
             states, checkpoints = {}, frozenset()
         points = states.keys() | {step for step in checkpoints if step % interval == 0}
         if not points:
@@ -211,15 +217,17 @@ class RunInProgress:
 
     def _tensors(self, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors, metadata = load_tensors(path)
+        if any(metadata.get(key) != self.identity[key] for key in ("run", "seed")):
+            raise DamagedFile(path, "it holds another run")
         if not self.identity.items() <= metadata.items():
-            raise _Foreign(f"{path} holds another run, or was made by other code.")
+            raise _OtherCode
         if int(metadata["step"]) != step_of(path):
             raise DamagedFile(path, f"it holds step {metadata['step']}")
         return tensors, metadata
 
 
-class _Foreign(Exception):
-    """A file that is whole, but not of this run."""
+class _OtherCode(Exception):
+    """A file of this run that other code made, or the same code with other libraries."""
 
 
 def _good(paths: Iterable[Path], read: Callable[[Path], Content]) -> Iterator[tuple[Path, Content]]:

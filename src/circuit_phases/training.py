@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from circuit_phases.checkpoints import load_tensors, saved_checkpoints
-from circuit_phases.code_digest import code_digest
+from circuit_phases.code_digest import code_digest, library_versions
 from circuit_phases.compilation import MIXED
 from circuit_phases.files import DamagedFile, UserError, locked, remove_leftovers
 from circuit_phases.interruption import StopRequest
@@ -161,6 +161,8 @@ class _Job:
 
     def run(self) -> None:
         """Make again what is missing, then take all steps that are left."""
+        for run in self.runs:
+            run.takes_its_share(len(self.runs))
         for first, last in self._stretches():
             for run in self.runs:
                 run.stand_at(first)
@@ -242,7 +244,13 @@ class _Run:
         self.trainer = Trainer(settings, member.world, member.evaluation, member.seed, device)
         self.settings, self.seed, self.folder = settings, member.seed, member.folder
         self.step, self.done = 0, False
-        identity = {"run": settings.name, "seed": str(self.seed), "code": code_digest("trainer")}
+        versions = json.dumps(library_versions("training"), sort_keys=True)
+        identity = {
+            "run": settings.name,
+            "seed": str(self.seed),
+            "code": code_digest("training"),
+            "libraries": versions,
+        }
         self._saved = RunInProgress(member.folder, identity)
         self._interval = settings.training.evaluation_interval
         self._checkpoint_at = checkpoint_steps(settings.training)
@@ -251,7 +259,7 @@ class _Run:
         newest = max(found.states.values(), key=lambda state: state.step, default=None)
         self._end = newest.step if newest and newest.ended else math.inf
         self.form_before = newest.form if newest else None
-        self._seconds, self._since = newest.seconds if newest else 0.0, time.monotonic()
+        self._seconds = newest.seconds if newest else 0.0
         for step, state in found.states.items():
             if (step in self._checkpoint_at or state.ended) and step not in self._checkpoints:
                 self._saved.save_checkpoint(step, state.parameters)
@@ -261,8 +269,12 @@ class _Run:
 
     @property
     def begun(self) -> bool:
-        """Whether an earlier job left something to continue from."""
-        return bool(self.points)
+        """Whether an earlier job trained it to its first evaluation; what came before is no loss."""
+        return max(self.points, default=0) >= self._interval
+
+    def takes_its_share(self, of: int) -> None:
+        """Count the time from now on, as one of so many runs that share it."""
+        self._since, self._sharing = time.monotonic(), of
 
     def can_stand_at(self, step: int) -> bool:
         """Whether the run can continue from a step, or has ended before it."""
@@ -311,7 +323,7 @@ class _Run:
     def save(self) -> None:
         """Save all that is needed to continue from this step."""
         now = time.monotonic()
-        self._seconds, self._since = self._seconds + now - self._since, now
+        self._seconds, self._since = self._seconds + (now - self._since) / self._sharing, now
         losses = torch.stack(self._losses) if self._losses else torch.empty(0)
         corrects = torch.stack(self._corrects) if self._corrects else torch.empty(0, dtype=torch.long)
         state = State(
