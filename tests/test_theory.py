@@ -13,7 +13,7 @@ from circuit_phases.files import UserError
 from circuit_phases.schemas import THEORY
 from circuit_phases.sequences import draw_sequences
 from circuit_phases.settings import WorldSettings
-from circuit_phases.theory import Ceiling, ceilings, theory_table
+from circuit_phases.theory import Ceiling, ceilings, misread_items, theory_table
 from circuit_phases.world import World
 
 CIRCUITS = ("ncc", "scc", "fcc")
@@ -265,6 +265,26 @@ def test_a_world_beyond_reach_is_refused_in_one_line():
     world = draw_world(K=1024, N=512, P=1025, alpha=1.0)
     with pytest.raises(UserError, match=r"^T = 3, K = 1024, N = 512 with alpha = 1 is too large for the theory\. .*$"):
         ceilings(world)
+
+
+@pytest.mark.parametrize(("eps", "D"), [(1, 63), (1.5, 63), (0.1, 2), (0.3, 8), (3, 63)])
+def test_items_nearer_to_another_class_are_no_more_than_the_bound_on_them(eps, D):
+    settings = WorldSettings(eps=eps, D=D, P=65)
+    shares = []
+    for seed in range(5):
+        world = World.draw(settings, seed)
+        sequences = draw_sequences(world, 1000, np.random.default_rng(seed))
+        items = sequences.items.numpy() * math.sqrt(1 + eps**2)
+        distances = np.linalg.norm(items[:, :, None] - np.asarray(world.class_means), axis=-1)
+        shares.append((distances.argmin(-1) != sequences.classes.numpy()).mean())
+    assert np.mean(shares) <= misread_items(settings)
+
+
+def test_classes_are_told_apart_in_the_papers_world_and_not_in_much_noise():
+    assert misread_items(WorldSettings()) < 1e-4
+    assert misread_items(WorldSettings(eps=0)) == 0
+    assert misread_items(WorldSettings(eps=1.5)) == pytest.approx(63 / 2 * (11 / 9) ** -31.5)
+    assert misread_items(WorldSettings(eps=3)) == 1
 
 
 def test_the_theory_table_has_a_row_per_circuit_in_its_schema():

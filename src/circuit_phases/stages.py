@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MISREAD = 0.02
+"""The share of items that may look like another class before it is said that ceilings are too high."""
+
 # torch is imported where it is needed: tables and figures do without it.
 
 
@@ -134,9 +137,16 @@ def attribute_run(
 def compute_theory(settings: RunSettings, seed: int, dataset: Path, path: Path, ability_levels: Path) -> None:
     """The exact ceilings of the circuits in a run's world, and chance levels and ceilings of every split."""
     from circuit_phases import ability_levels as levels
-    from circuit_phases.theory import ceilings, theory_table
+    from circuit_phases.theory import ceilings, misread_items, theory_table
 
     world = _world(settings, seed, dataset)
+    if (misread := misread_items(world.settings)) > MISREAD:
+        s = world.settings
+        logger.warning(
+            "%s: with eps = %g, D = %d and K = %d up to %.0f %% of the items may look like another class. Ceilings "
+            "take classes as seen without error, so they and the phases told by them are too high.",
+            settings.name, s.eps, s.D, s.K, 100 * misread,
+        )  # fmt: skip
     found = ceilings(world)
     tables.write_table(path, theory_table(found, settings.name, seed), schemas.THEORY)
     rows = levels.levels_table(levels.ability_levels(world, found), settings.name, seed)

@@ -6,8 +6,9 @@ Each circuit is held to what it can see, with the world's label tables known:
     scc   the query's class and the multiset of the context's labels
     fcc   the query's class and the context's (class, label) pairs
 
-Classes are taken as seen without error: even with eps = 1 and D = 63 the midpoint between two class
-means lies about 5.6 standard deviations of the noise away from either. The model, the positions and
+Classes are taken as seen without error (`misread_items` bounds how often they are not): even with
+eps = 1 and D = 63 the midpoint between two class means lies about 5.6 standard deviations of the
+noise away from either. The model, the positions and
 the tokens that the loss is taken on do not matter.
 
 The classes of a sequence do not depend on its task, so Bayes' rule needs only the probability, under
@@ -30,6 +31,7 @@ from circuit_phases.context_law import ContextLaw, is_even, trapezoids, ways_of_
 from circuit_phases.files import UserError
 from circuit_phases.schemas import THEORY
 from circuit_phases.sequences import draw_sequences
+from circuit_phases.settings import WorldSettings
 from circuit_phases.tables import table_from_rows
 from circuit_phases.world import Stream, World, random_generator
 
@@ -71,6 +73,17 @@ def ceilings(world: World, *, largest_enumeration: int = 200_000_000, sequences:
         _semi_context(world, largest_enumeration, sequences),
         _full_context(world, largest_enumeration, sequences),
     ]
+
+
+def misread_items(s: WorldSettings) -> float:
+    """At most this share of items (0 to 1) lies nearer to another class's mean than to its own.
+
+    Noise of standard deviation eps / sqrt(D) reaches half the distance of two means, sqrt(chi2_D / 2D), with
+    probability Q(x) <= exp(-x^2 / 2) / 2 (Chernoff's bound): here in the mean over chi2_D, for any of K - 1 classes.
+    """
+    if s.eps == 0:
+        return 0.0
+    return min(1.0, (s.K - 1) / 2 * (1 + 1 / (2 * s.eps**2)) ** (-s.D / 2))
 
 
 def theory_table(ceilings: Iterable[Ceiling], run: str, seed: int) -> pa.Table:
