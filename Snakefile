@@ -10,10 +10,14 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 # Snakemake, which reads them too, takes the last of equal keys and does not say which file is no YAML.
+CONFIG_FILES = [
+    path
+    for path in map(Path, ("config.yaml", *workflow.overwrite_configfiles))
+    if path.exists()
+]
 try:
-    for path in map(Path, ("config.yaml", *workflow.overwrite_configfiles)):
-        if path.exists():
-            read_values(path)
+    for path in CONFIG_FILES:
+        read_values(path)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

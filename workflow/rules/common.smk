@@ -13,7 +13,7 @@ from circuit_phases.schemas import DATASET_TABLES
 from circuit_phases.workers import run_script
 
 try:
-    configuration = parse_configuration(config, "config")
+    configuration = parse_configuration(config, " + ".join(map(str, CONFIG_FILES)))
     require_writable(Path(configuration.results))
 except UserError as error:
     raise WorkflowError(str(error)) from None
