@@ -11,7 +11,7 @@ import argparse
 import itertools
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import torch
 from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 
+from circuit_phases.report import processor
 from circuit_phases.settings import RunSettings
 from circuit_phases.splits import evaluation_set
 from circuit_phases.stages import prepare_torch
@@ -142,19 +143,10 @@ def figure(rows: pd.DataFrame) -> Figure:
 
 def machine() -> str:
     """The processor and the versions that times hang on."""
-    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    processor = names[0] if names else platform.processor()
     vectors = torch.backends.cpu.get_cpu_capability()
     peak = peak_flops_per_second() / 1e9
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    return f"{processor}, {vectors}, {peak:.0f} GFLOP/s a core; {versions}"
-
-
-def _lines(path: str) -> Iterator[str]:
-    try:
-        yield from Path(path).read_text().splitlines()
-    except OSError:
-        return
+    return f"{processor()}, {vectors}, {peak:.0f} GFLOP/s a core; {versions}"
 
 
 def main() -> None:

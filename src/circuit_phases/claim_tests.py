@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from circuit_phases.closed_form import paper_formula
-from circuit_phases.evidence import LAST, SOLVED, Trained, path_name
+from circuit_phases.evidence import LAST, LEARNED, Trained, path_name
 from circuit_phases.heads import head_roles, hidden_scc
 from circuit_phases.readings import METRICS, Phase, final_accuracy, step_reaching
 
@@ -94,7 +94,7 @@ def answers_without_pairs(run: Trained) -> bool:
 
 def learned(run: Trained) -> Outcome:
     """The last accuracy is 0.99 or more; a run whose last step found it still rising to there cannot tell."""
-    held = run.last_accuracy >= SOLVED
+    held = run.last_accuracy >= LEARNED
     return (None, f"{run.last_accuracy:.3f}, rising") if not held and run.rising else (held, f"{run.last_accuracy:.3f}")
 
 
@@ -184,7 +184,7 @@ def _equals(run: Trained, expected: float) -> Outcome:
 
 def one_plateau(run: Trained) -> Outcome:
     """The run has one plateau, wherever it lies, and ends at 0.99 or more."""
-    held = len(run.plateaus) == 1 and run.last_accuracy >= SOLVED
+    held = len(run.plateaus) == 1 and run.last_accuracy >= LEARNED
     return held, ", ".join(f"{phase.accuracy:.2f}" for phase in run.plateaus) or "none"
 
 
@@ -203,10 +203,10 @@ def ends_at_its_ceiling(phase: int) -> RunTest:
 def climbs_in_time(run: Trained) -> Outcome:
     """About 0.5 at step 10,000, 0.99 or more by step 100,000; one that ended before, not learned, cannot tell."""
     end = int(run.accuracy.index[-1])
-    if end < 10_000 or (end < 100_000 and run.last_accuracy < SOLVED):
+    if end < 10_000 or (end < 100_000 and run.last_accuracy < LEARNED):
         return None, f"{end:,} steps"
     early, late = (float(run.accuracy.loc[:step].iloc[-1]) for step in (10_000, 100_000))
-    return abs(early - 0.5) <= 2 * ABOUT and late >= SOLVED, f"{early:.2f}, {late:.2f}"
+    return abs(early - 0.5) <= 2 * ABOUT and late >= LEARNED, f"{early:.2f}, {late:.2f}"
 
 
 def heads_part(run: Trained) -> Outcome:
@@ -217,7 +217,7 @@ def heads_part(run: Trained) -> Outcome:
     found = [roles[last, head] for head in range(1, run.heads + 1)]
     apart = any("NCC" in a and "FCC" in b for a, b in permutations(found, 2))
     words = " and ".join("+".join(names) or "none" for names in found)
-    return apart if run.last_accuracy >= SOLVED else None, words
+    return apart if run.last_accuracy >= LEARNED else None, words
 
 
 def hidden_scc_shows(run: Trained) -> Outcome:

@@ -42,6 +42,7 @@ LIBRARIES = {
     "numpy": "numpy",
     "PIL": "pillow",
     "scipy": "scipy",
+    "seaborn": "seaborn",
     "tokenizers": "tokenizers",
     "torch": "torch",
     "transformers": "transformers",

@@ -10,9 +10,6 @@ from circuit_phases import schemas
 from circuit_phases.evidence import Trained, path_name, trained
 from circuit_phases.figure_data import FigureData
 
-DEPARTURES = ("positions", "label_tables", "output_projection", "label_vectors")
-"""The parameters of the grid, the text's value of each first in config.yaml."""
-
 
 def departures_table(data: FigureData) -> pd.DataFrame:
     """The rows of `schemas.DEPARTURES`: for every run, its cell of the grid, phases, times and last accuracy.
@@ -31,7 +28,7 @@ def _row(run: Trained) -> dict[str, Any]:
     return {
         "run": run.series.run,
         "seed": run.seed,
-        **{name: run.parameters[name] for name in DEPARTURES},
+        **{name: run.parameters[name] for name in schemas.DEPARTING},
         "phases": path_name(run.path),
         **plateaus,
         "last_accuracy": run.last_accuracy,

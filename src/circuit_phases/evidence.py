@@ -17,7 +17,7 @@ from circuit_phases.settings import PARAMETERS, RunSettings
 
 LAST = 10
 """Evaluations whose median is the last accuracy: single evaluations dip and recover."""
-SOLVED = 0.99
+LEARNED = 0.99
 """Accuracy from which the task counts as learned: within 0.01 of the FCC's ceiling of 1."""
 RISE = 0.004
 """Least gain of accuracy that is a rise: two standard errors at 0.98 on 4,096 sequences."""
@@ -70,7 +70,7 @@ class Trained:
     @cached_property
     def solved_step(self) -> int | None:
         """The first step with accuracy 0.99 or more; None if there is none."""
-        solved = self.accuracy.index[self.accuracy >= SOLVED]
+        solved = self.accuracy.index[self.accuracy >= LEARNED]
         return int(solved[0]) if len(solved) else None
 
     @cached_property

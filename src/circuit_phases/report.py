@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import yaml
 
 import circuit_phases
@@ -99,7 +100,7 @@ def provenance(folder: Path) -> dict[str, str]:
     return {
         "circuit-phases": circuit_phases.__version__,
         "commit": _commit(folder),
-        "machine": f"{_processor()}, {os.cpu_count()} processors, {_memory()}",
+        "machine": f"{processor()}, {os.cpu_count()} processors, {psutil.virtual_memory().total / 1e9:.0f} GB",
         "system": platform.platform(),
         "Python": platform.python_version(),
     }
@@ -116,16 +117,13 @@ def _commit(folder: Path) -> str:
     return commit + (" with changes that are not committed" if changes else "")
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def _memory() -> str:
-    return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB"
 
 
 def _page(title: str, *parts: str) -> str:

@@ -44,7 +44,11 @@ RUNS = _schema(
     ("world_seed", pa.int64(), "seed of the world: class means, label vectors, label tables, evaluation sequences"),
     ("parameters_count", pa.int64(), "trained numbers of the model"),
     ("steps", pa.int64(), "gradient steps taken"),
-    ("seconds", pa.float64(), "training time in seconds, evaluation included"),
+    (
+        "seconds",
+        pa.float64(),
+        "training time in seconds, evaluation included; seeds trained together share their job's",
+    ),
 )
 
 TRAINING = _schema(
@@ -211,12 +215,15 @@ CENSUS = _schema(
     ("observations", pa.int64(), "runs, or for a rank correlation worlds, that it rests on"),
 )  # fmt: skip
 
+DEPARTING = ("positions", "label_tables", "output_projection", "label_vectors")
+"""The parameters in which the released code departs from the paper's text: the axes of the grid of departures."""
+
 DEPARTURES = _schema(
     "The grid of departures from the paper's text: what came of each",
     _RUN,
     _SEED,
     *((name, pa.bool_() if name == "output_projection" else pa.string(), "the run's choice: runs.parquet")
-      for name in ("positions", "label_tables", "output_projection", "label_vectors")),
+      for name in DEPARTING),
     ("phases", pa.string(), "the phases that the run went through, by the rule plateau; none if there was none"),
     *((f"phase_{number}_{edge}", pa.int64() if edge in ("start", "end") else pa.float64(), f"Phase {number}'s {what}")
       for number in (1, 2, 3)

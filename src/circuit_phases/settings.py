@@ -22,10 +22,10 @@ SplitOfClasses = Literal["iid", "random_label", "copy", "novel_task", "conflict"
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[Device, ...] = get_args(Device)
 
-MOST = 2**31 - 1
+LARGEST_COUNT = 2**31 - 1
 """No count goes above, and what is computed of it stays whole."""
-Positive = Annotated[int, Field(ge=1, le=MOST)]
-Natural = Annotated[int, Field(ge=0, le=MOST)]
+Positive = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+Natural = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """As many as a table's column of whole numbers holds."""
 LARGEST = 1e6
@@ -226,7 +226,7 @@ class TrainingSettings(Settings):
     batch_size: Positive = Field(128, description="fresh sequences per step")
     max_steps: Positive = Field(200_000, description="steps of gradient descent (the paper: 1e5 to 1e6)")
     evaluation_interval: Positive = Field(100, description="steps between evaluations")
-    checkpoints: Annotated[int, Field(ge=2, le=MOST)] = Field(
+    checkpoints: Annotated[int, Field(ge=2, le=LARGEST_COUNT)] = Field(
         80, description="saved weights, about, from step 0 to the last"
     )
     checkpoint_spacing: Literal["log", "linear"] = Field("log", description="how the saved steps are spaced")
@@ -252,7 +252,7 @@ class TrainingSettings(Settings):
 class AttributionSettings(Settings):
     """How causal attribution is measured."""
 
-    sequences: Annotated[int, Field(ge=2, le=MOST)] = Field(
+    sequences: Annotated[int, Field(ge=2, le=LARGEST_COUNT)] = Field(
         1024, description="sequences that each intervention is made on: the first of a frozen split"
     )
     splits: tuple[SplitOfClasses, ...] = Field(

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from circuit_phases.configuration import Configuration, RunSeed
 from circuit_phases.figures import ANIMATIONS
-from circuit_phases.files import UserError, holder, is_held
+from circuit_phases.files import LOCK, UserError, holder, is_held
 from circuit_phases.logs import failed, last_lines
 from circuit_phases.paths import CHECKPOINTS, PARTIAL, ROWS, Paths, saved_states, step_of
 from circuit_phases.phases import PhaseSettings, find_phases, iid_levels
@@ -126,7 +126,7 @@ def _running_at(folder: Path, log: Path | None, fresh: float) -> str | None:
             return f"{held[0]} {held[1]}" if running else None
     elif log is None or failed(log) or (folder / "run.parquet").exists():
         return None
-    signs = [folder / ".lock", *saved_states(folder / PARTIAL), *([log] if log else [])]
+    signs = [folder / LOCK, *saved_states(folder / PARTIAL), *([log] if log else [])]
     newest = max(map(_changed, signs))
     if time.time() - newest > fresh or (log is not None and any("Stopped by" in line for line in last_lines(log, 1))):
         return None
