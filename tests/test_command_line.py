@@ -67,7 +67,28 @@ def test_a_world_that_was_not_finished_is_drawn_again(tmp_path: Path, capsys: py
     assert left.exists()
 
 
-@pytest.mark.parametrize("number", [["--seed", "-1"], ["--threads", "0"], ["--seed", "one"]])
+def test_a_world_that_is_gone_is_drawn_for_a_run_that_is_trained_already(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        main(["train", "--set", *TINY, "--results", str(tmp_path)])
+        (world,) = (tmp_path / "datasets").iterdir()
+        assert (world / "label_vectors.parquet").exists()
+        (world / "label_vectors.parquet").unlink()
+    assert "is trained already" in capsys.readouterr().err
+
+
+def test_the_rule_of_the_paper_compares_accuracies_that_there_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = TINY[:-3]
+    mine = ["--set", *world, "evaluation_interval=30", "max_steps=60", "--results", str(tmp_path)]
+    for step in ("train", "analyze"):
+        main([step, *mine])
+    assert "Rule paper: dt = 120, a multiple of evaluation_interval = 30." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [["--seed", "-1"], ["--threads", "0"], ["--threads", "100000"], ["--seed", "one"]])
 def test_numbers_out_of_range_are_told(number: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["train", *number])
@@ -101,6 +122,7 @@ def test_what_an_overlay_or_a_later_seed_asks_for_is_not_unused(
         (["train", "--set", "T=2", "--set", "T=3"], "--set T=3: T is set twice. Remove one."),
         (["status", "--config", "scope=all", "scope=headline"], "--config scope=headline: scope is set twice."),
         (["train", "--set", "variant=mine"], "variant = 'mine' is not known"),
+        (["train", "--set", "T=2020-13-45"], "--set T=2020-13-45: the value is not YAML."),
         (["train", "--set", "masks=[[self]"], "--set masks=[[self]: the value is not YAML."),
         (["train", "--set", "variant=[paper]"], "--set: variant = ['paper'] is not known (choose from paper, released"),
         (["train", "--variant", "paper", "--set", "variant=paper"], "--set variant=paper: variant is set twice."),

@@ -52,6 +52,26 @@ def in_a_process(script: str, *arguments: Path | str) -> subprocess.CompletedPro
     )  # fmt: skip
 
 
+def asked_as_somebody_else(results: Path) -> str:
+    """What `require_writable` says to a user who is not root, whom nothing is forbidden."""
+    if os.geteuid() == 0:
+        for folder in (results, *results.parents):
+            if folder.exists() and "pytest-" in str(folder) and folder.stat().st_mode & 0o777 == 0o700:
+                folder.chmod(0o777)
+    said = in_a_process(
+        "import os; from circuit_phases.files import UserError, require_writable\n"
+        "if os.geteuid() == 0:\n"
+        "    os.setuid(65534)\n"
+        "try:\n"
+        "    require_writable(Path(sys.argv[1]))\n"
+        "except UserError as error:\n"
+        "    print(error)\n",
+        results,
+    )
+    assert not said.stderr
+    return said.stdout
+
+
 @contextmanager
 def disk_full_after(size: int) -> Iterator[None]:
     """No file may grow beyond `size` bytes: the kernel then fails the write, as on a full disk."""
@@ -180,22 +200,21 @@ def test_a_file_in_the_way_of_the_results_is_named_before_anything_runs(inside: 
 @pytest.mark.parametrize("mode", [0o555, 0o600])
 def test_results_where_the_user_may_not_write_are_refused_before_anything_runs(mode: int, tmp_path: Path) -> None:
     tmp_path.chmod(mode)
-    if os.geteuid() == 0:
-        # Root may write everywhere, so somebody else asks, who must be let in.
-        for folder in tmp_path.parents:
-            if "pytest-" in str(folder):
-                folder.chmod(0o711)
-    said = in_a_process(
-        "import os; from circuit_phases.files import UserError, require_writable\n"
-        "if os.geteuid() == 0:\n"
-        "    os.setuid(65534)\n"
-        "try:\n"
-        "    require_writable(Path(sys.argv[1]) / 'results' / 'deep')\n"
-        "except UserError as error:\n"
-        "    print(error)\n",
-        tmp_path,
+    assert f"no permission to write to {tmp_path}" in asked_as_somebody_else(tmp_path / "results" / "deep")
+
+
+def test_a_folder_of_results_that_may_not_be_written_to_is_named_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables").chmod(0o555)
+    (tmp_path / "runs" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "runs" / "checkpoints").chmod(0o555)
+    (tmp_path / "runs").chmod(0o777)
+    said = asked_as_somebody_else(tmp_path)
+    assert (
+        said == f"results = {tmp_path} is not allowed (no permission to write to {tmp_path / 'tables'}). Permit it.\n"
     )
-    assert f"no permission to write to {tmp_path}" in said.stdout, said
+    (tmp_path / "tables").chmod(0o777)
+    assert asked_as_somebody_else(tmp_path) == ""
 
 
 @each_writer

@@ -55,6 +55,7 @@ def test_jobs_run_one_after_another_in_the_same_other_process(job: Job) -> None:
         ),
         ("[][0]", "IndexError"),
         ("import numpy as np; np.empty(2**59)", "Out of memory: Unable to allocate 4.00 EiB"),
+        ("import torch; torch.empty(2**50)", "Out of memory: "),
     ],
 )
 def test_a_job_that_fails_names_its_log_which_says_why_and_the_process_goes_on(job: Job, text: str, said: str) -> None:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MOST_THREADS = 1024
+"""More than any machine has; torch asks for all of them at once."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one step; a mistake ends in one line and exit code 1."""
@@ -50,14 +53,14 @@ def _dataset(settings: RunSettings, seed: int, paths: Paths, _: argparse.Namespa
 
 def _train(settings: RunSettings, seed: int, paths: Paths, options: argparse.Namespace) -> None:
     folder = paths.run(settings.name, seed)
+    dataset = paths.dataset(settings.dataset_name(seed))
+    if not stages.is_dataset(dataset):
+        stages.make_dataset(settings, seed, dataset)
     ended = (folder / "run.parquet").exists() and not (folder / PARTIAL).exists()
     if ended and stages.is_trained(settings, seed, folder):
         logger.info("%s is trained already; delete it to train anew.", folder)
         print(folder)
         return
-    dataset = paths.dataset(settings.dataset_name(seed))
-    if not stages.is_dataset(dataset):
-        stages.make_dataset(settings, seed, dataset)
     stages.train_seeds(settings, [seed], [dataset], [folder], options.device)
     print(folder)
 
@@ -73,7 +76,12 @@ def _analyze(settings: RunSettings, seed: int, paths: Paths, _: argparse.Namespa
     )
     levels = run / "ability_levels.parquet"
     stages.compute_theory(settings, seed, dataset, run / "theory.parquet", levels)
-    stages.find_run_phases(settings, seed, run / "training.parquet", levels, run / "phases.parquet", PhaseSettings())
+    interval = settings.training.evaluation_interval
+    rules = PhaseSettings()
+    if rules.dt % interval:
+        rules = PhaseSettings(dt=interval * math.ceil(rules.dt / interval))
+        logger.info("Rule paper: dt = %d, a multiple of evaluation_interval = %d.", rules.dt, interval)
+    stages.find_run_phases(settings, seed, run / "training.parquet", levels, run / "phases.parquet", rules)
     print(run)
 
 
@@ -133,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         step.add_argument("--results", type=Path, default=Path("results"), help="folder of all outputs")
         if name == "train":
             step.add_argument("--device", choices=DEVICES, default="auto", help="device to train on")
-        step.add_argument("--threads", type=_whole_from(1), default=1, help="threads to use")
+        step.add_argument("--threads", type=_whole_from(1, MOST_THREADS), default=1, help="threads to use")
     _add_compare(steps)
     _add_results(steps)
     return parser
@@ -226,6 +234,8 @@ def _assigned(option: str, assignments: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"{option} {assignment}: {key} is set twice. Remove one.")
         try:
             values[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"{option} {assignment}: the value is not YAML. Close brackets and quotes.") from None
+        except (yaml.YAMLError, ValueError, AttributeError):
+            raise UserError(
+                f"{option} {assignment}: the value is not YAML. Close brackets and quotes, or write another."
+            ) from None
     return values

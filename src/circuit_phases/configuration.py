@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -42,6 +43,8 @@ from circuit_phases.settings import (
 
 SEEDS_AT_MOST = 10_000
 """Of one experiment."""
+MOST_SERIES = 10_000
+"""Of one experiment, by `vary`."""
 RULES = frozenset({
     "all", "animate", "animations", "attribution", "circuits", "claims", "class_frequencies", "dataset",
     "example_attention", "figure", "figures", "finding", "findings", "headline", "llm", "llm_cutting", "llm_dataset",
@@ -85,6 +88,8 @@ class Experiment(Settings):
                 raise RuleBroken(f"vary.{name} = [] is not allowed (at least one value).")
             if any(value in values[:place] for place, value in enumerate(values)):
                 raise RuleBroken(f"vary.{name} = {values} is not allowed (a list without repeats).")
+        if (count := math.prod(map(len, vary.values()))) > MOST_SERIES:
+            raise RuleBroken(f"vary = {count:,} combinations is not allowed (<= {MOST_SERIES:,}).")
         return vary
 
     @model_validator(mode="after")
@@ -169,6 +174,10 @@ class Configuration(Settings):
             raise RuleBroken(f"results = {results!r} is not allowed (Snakemake reads braces as wildcards).")
         if "\0" in results:
             raise RuleBroken(f"results = {results!r} is not allowed (no path holds a null).")
+        if Path(results).parts[-2:] == ("results", "reference"):
+            raise RuleBroken(
+                f"results = {results} is not allowed (no rule writes to what is kept). Set another folder."
+            )
         try:
             return str(Path(results).expanduser())
         except RuntimeError:
@@ -197,6 +206,11 @@ class Configuration(Settings):
             if draw not in RUN_DRAWINGS:
                 choices = ", ".join(RUN_DRAWINGS)
                 raise RuleBroken(f"figures.{name}: draw = {draw} is not a drawing (choose from {choices}).")
+            if draw in DRAWINGS_OF_MAPS and not figure.maps:
+                raise RuleBroken(
+                    f"figures.{name}: maps is missing, which draw: {draw} shows. Add it by series, such as "
+                    "maps: {T = 2: [full]}, or choose another drawing."
+                )
             if figure.maps and draw not in DRAWINGS_OF_MAPS:
                 raise RuleBroken(f"figures.{name}: maps needs draw: {' or '.join(sorted(DRAWINGS_OF_MAPS))}.")
         named = {figure.experiment for figure in self.figures.values()}
@@ -444,7 +458,8 @@ def read_values(path: Path | str) -> dict[str, Any]:
             values = yaml.load(file, _UniqueKeys)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, AttributeError) as error:
+        # YAML's own types fail in Python's words: no such day, no such number.
         raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: must hold keys and values, such as `experiments:`.")
@@ -470,4 +485,4 @@ def parse_configuration(values: dict[str, Any], source: str = "config.yaml") -> 
     try:
         return Configuration.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source}: {one_line(error)}") from error
+        raise UserError(" ".join(f"{source}: {one_line(error)}".split())) from error

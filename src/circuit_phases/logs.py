@@ -14,6 +14,9 @@ logger = logging.getLogger(__name__)
 
 FAILED = "The job failed. To look further:"
 """How the log of a job that failed ends."""
+TAKE_MEMORY = "K, P, T, layers, heads, batch_size, evaluation_sequences, checkpoints"
+LACK_OF_MEMORY = ("can't allocate memory", "bad_alloc", "out of memory", "Storage size calculation overflowed")
+"""What torch says in a RuntimeError."""
 
 
 @contextmanager
@@ -32,11 +35,12 @@ def job_log(path: Path | str | None = None) -> Iterator[None]:
         logger.error("%s", error)
         _say_where_to_look(path)
         raise SystemExit(1) from None
-    except MemoryError as error:
-        logger.error("Out of memory: %s. Ask for less (K, T, evaluation_sequences, batch_size), or give more.", error)
-        _say_where_to_look(path)
-        raise SystemExit(1) from None
-    except Exception:
+    except Exception as error:
+        if _lacks_memory(error):
+            said = (str(error).splitlines() or ["no more is there"])[0]
+            logger.error("Out of memory: %s. Ask for less (%s), or give more.", said, TAKE_MEMORY)
+            _say_where_to_look(path)
+            raise SystemExit(1) from None
         if path is not None:
             logger.exception("Unexpected failure; this is a defect worth reporting.")
             _say_where_to_look(path)
@@ -61,6 +65,11 @@ def failures(logs: Iterable[Path]) -> str:
     """The last lines of some logs."""
     parts = [f"{log}:\n" + "".join(f"    {line}\n" for line in last_lines(log, 6)) for log in logs if log.exists()]
     return "\n".join(parts)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in LACK_OF_MEMORY)
+    return said or isinstance(error, MemoryError)
 
 
 def _say_where_to_look(path: Path | str | None) -> None:

@@ -55,4 +55,8 @@ def _hint(value: Any) -> str:
     except ValueError:
         return ""
     # YAML reads 1e5 without a dot as text.
-    return " (write numbers such as 1e5 as 100000)" if "e" in value.lower() else " (write it without quotes)"
+    return (
+        " (write numbers such as 1e5 as 100000)"
+        if "e" in value.lower()
+        else " (write it without quotes; numbers within braces of --config are text: use --configfile)"
+    )

@@ -14,7 +14,8 @@ from circuit_phases.workers import run_script
 
 try:
     configuration = parse_configuration(config, " + ".join(map(str, CONFIG_FILES)))
-    require_writable(Path(configuration.results))
+    if workflow.is_main_process:
+        require_writable(Path(configuration.results))
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
