@@ -49,6 +49,8 @@ def chunk_example(attention: Float[Tensor, "*batch query key"]) -> Float[Tensor,
     return _checked(attention).diagonal(offset=-1, dim1=-2, dim2=-1)[..., ::2].mean(-1)
 
 
+SPLIT = "iid"
+"""The frozen sequences that attention is averaged over."""
 METRICS = {"bigram": bigram, "label_attention": label_attention, "chunk_example": chunk_example}
 
 

@@ -16,7 +16,6 @@ PLUMBING = frozenset(
         "checkpoints",
         "code_digest",
         "configuration",
-        "datasets",
         "figures",
         "files",
         "interruption",

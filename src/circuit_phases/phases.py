@@ -74,6 +74,12 @@ def find_phases(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def iid_accuracy(table: pd.DataFrame) -> pd.Series[float]:
+    """The `accuracy` of `find_phases`, from a run's rows of the table `training`."""
+    rows = table[(table["split"] == "iid") & table["task"].isna()]
+    return rows.set_index("step")["accuracy"].astype(float)
+
+
 def iid_levels(table: pd.DataFrame) -> dict[str, float]:
     """The `levels` of `find_phases`, from a run's rows of the table `ability_levels`."""
     rows = table[(table["split"] == "iid") & (table["measure"] == "accuracy")]

@@ -97,11 +97,11 @@ def analyze_run(
     first: int | None = None,
 ) -> None:
     """Mean attention maps and circuit metrics of every checkpoint, over all evaluation sequences or the first ones."""
-    from circuit_phases.circuits import analyze_checkpoints
+    from circuit_phases.circuits import SPLIT, analyze_checkpoints
     from circuit_phases.datasets import read_evaluation_set
     from circuit_phases.run_in_progress import forget_finished
 
-    sequences = read_evaluation_set(dataset, settings.world)["iid"][:first]
+    sequences = read_evaluation_set(dataset, settings.world)[SPLIT][:first]
     world = _world(settings, seed, dataset)
     attention_rows, circuit_rows = analyze_checkpoints(checkpoints, settings, world, sequences, seed)
     tables.write_table(attention, attention_rows, schemas.ATTENTION)
@@ -112,10 +112,10 @@ def analyze_run(
 
 def keep_example(settings: RunSettings, seed: int, dataset: Path, checkpoints: Path, path: Path) -> None:
     """The attention of the last checkpoint on the first evaluation sequence."""
-    from circuit_phases.circuits import example_attention
+    from circuit_phases.circuits import SPLIT, example_attention
     from circuit_phases.datasets import read_evaluation_set
 
-    sequence = read_evaluation_set(dataset, settings.world)["iid"][:1]
+    sequence = read_evaluation_set(dataset, settings.world)[SPLIT][:1]
     rows = example_attention(checkpoints, settings, _world(settings, seed, dataset), sequence, seed)
     tables.write_table(path, rows, schemas.EXAMPLE_ATTENTION)
 
@@ -167,11 +167,9 @@ def find_run_phases(
     settings: RunSettings, seed: int, training: Path, levels: Path, path: Path, rules: PhaseSettings
 ) -> None:
     """The phases of a run, from its accuracy and its world's table `ability_levels`."""
-    from circuit_phases.phases import find_phases, iid_levels
+    from circuit_phases.phases import find_phases, iid_accuracy, iid_levels
 
-    rows = tables.read_frame(training, schemas.TRAINING)
-    rows = rows[(rows["split"] == "iid") & rows["task"].isna()]
-    accuracy = rows.set_index("step")["accuracy"].astype(float)
+    accuracy = iid_accuracy(tables.read_frame(training, schemas.TRAINING))
     found = find_phases(accuracy, iid_levels(tables.read_frame(levels, schemas.ABILITY_LEVELS)), rules)
     tables.write_table(path, found.assign(run=settings.name, seed=seed), schemas.PHASES)
 

@@ -16,7 +16,7 @@ from circuit_phases.figures import ANIMATIONS
 from circuit_phases.files import LOCK, UserError, holder, is_held
 from circuit_phases.logs import failed, last_lines
 from circuit_phases.paths import CHECKPOINTS, PARTIAL, ROWS, Paths, saved_states, step_of
-from circuit_phases.phases import PhaseSettings, find_phases, iid_levels
+from circuit_phases.phases import PhaseSettings, find_phases, iid_accuracy, iid_levels
 from circuit_phases.schemas import ABILITY_LEVELS, PHASES, RUNS, TRAINING
 from circuit_phases.tables import read_frame
 
@@ -161,9 +161,8 @@ def _curve(folder: Path) -> pd.Series:
     frames = [frame for frame in (_frame(path, TRAINING) for path in sources) if frame is not None]
     if not frames:
         return pd.Series(dtype=float)
-    rows = pd.concat(frames)
-    rows = rows[(rows["split"] == "iid") & rows["task"].isna()].drop_duplicates("step", keep="last")
-    return rows.set_index("step")["accuracy"].astype(float).sort_index()
+    curve = iid_accuracy(pd.concat(frames))
+    return curve[~curve.index.duplicated(keep="last")].sort_index()
 
 
 def _phase_so_far(curve: pd.Series, folder: Path, rules: PhaseSettings) -> str | None:

@@ -21,7 +21,7 @@ rule dataset:
     params:
         world=lambda wildcards: world_of(wildcards).settings.world.model_dump(),
         seed=lambda wildcards: world_of(wildcards).world_seed,
-        code=code_of("splits", script="dataset.py"),
+        code=code_of("datasets", script="dataset.py"),
     run:
         in_worker("dataset.py", input, output, params, wildcards, threads, log)
 
