@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -298,6 +299,14 @@ def test_names_serve_as_file_names_even_when_much_differs(settings: RunSettings,
     for name in (settings.name, settings.dataset_name(seed)):
         assert len(name.encode()) <= 120
         assert not set(name) & set("/\\ \t\n'\"*?{}$:|<>")
+
+
+@given(valid_settings())
+@example(make(T=2, K=8, L=4, N=2, D=11, P=5, evaluation_sequences=256, ability_sequences=64, batch_size=32,
+              max_steps=600, evaluation_interval=20, checkpoints=12))  # fmt: skip
+def test_a_name_holds_no_number_in_part(settings: RunSettings) -> None:
+    for key, value in re.findall(r"(\w+)=(-?\d[-+.\de]*)(?=,|-[0-9a-f]{16}$|$)", settings.name):
+        assert float(value) == settings.parameters[key]
 
 
 def test_long_names_that_begin_alike_still_differ() -> None:

@@ -401,8 +401,8 @@ def _file_name(parts: list[str]) -> str:
     name = ",".join(parts)
     if len(name) <= 120:
         return name
-    # Snakemake hands names on piece by piece, each of which needs its "=".
-    kept = re.sub(r",[^=,]*$", "", name[:103])
+    # Snakemake hands names on piece by piece, each of which needs its "="; half a number would be read as another.
+    kept = re.sub(r",[^=,]*$|,[^=,]*=[-+.\de]*$", "", name[:103])
     return f"{kept}-{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}"
 
 
