@@ -110,9 +110,10 @@ def seeds_page() -> str:
     accuracy = training.set_index(["run", "seed", "step"])["accuracy"]
     parts = [
         "# Seed by seed\n\n",
-        "Made by `make docs` from [results/reference/tables](../results/reference/tables): the plateaus of every\n"
+        "Made by `make docs` from [results/reference/tables](../results/reference/tables): the phases of every\n"
         "training run, as steps from-to at the median accuracy, with the distance to the circuit's exact ceiling.\n"
-        "Phases 1, 2, 3 are plateaus at the ceilings of NCC, SCC and FCC; a dash means that there was none.\n",
+        "Phases 1, 2, 3 are plateaus at the ceilings of NCC, SCC and FCC; a dash means that there was none.\n"
+        "Plateaus at no ceiling are not listed: they stand in phases.parquet without a phase.\n",
     ]
     for name, group in runs.groupby("run", sort=True):
         parts.append(f"\n## {name}\n\n| seed | ceilings NCC / SCC / FCC | Phase 1 | Phase 2 | Phase 3 | ")

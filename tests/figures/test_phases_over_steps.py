@@ -8,8 +8,11 @@ import pandas as pd
 import pytest
 from looked_at import bands, bars, curve, has_line, maps, metric_curve, overlaps, panel, visible_texts, weights_in_table
 from made_tables import CHECKPOINTS, figure_data, shifted
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from circuit_phases.figures.drawing import draw
+from circuit_phases.figures.panels import step_axis
 from circuit_phases.figures.style import CIRCUIT_COLOURS, CIRCUIT_TINTS, INK
 from circuit_phases.phases import PhaseSettings
 from circuit_phases.readings import METRICS, nearest
@@ -134,7 +137,7 @@ def test_figure_3_compares_both_rules():
         (500, 7_000, 0), (9_000, 15_000, 0), (16_000, 100_000, 0),
         (2_000, 12_000, 1), (20_000, 36_000, 1), (60_000, 100_000, 1),
     ]  # fmt: skip
-    edges = [line.get_xdata()[0] for line in panel(figure, "accuracy, seed 0").lines if line.get_linestyle() == ":"]
+    edges = [line.get_xdata()[0] for line in panel(figure, "accuracy").lines if line.get_linestyle() == ":"]
     assert edges == [7_000, 9_000, 15_000, 16_000]
 
 
@@ -230,10 +233,33 @@ def test_a_plateau_at_no_known_ceiling_is_shaded_grey_and_has_no_number():
 
 
 def test_the_step_axis_begins_a_little_before_accuracy_rises(drawn, three_phases):
-    steps, accuracy = curve(three_phases, "paper", 3)
-    left, right = panel(drawn["fig03"], "accuracy, seed 3").get_xlim()
-    assert left == steps[accuracy > 0.1][0] / 3
+    (series,) = three_phases.series
+    starts = []
+    for seed in series.seeds:
+        steps, accuracy = curve(three_phases, series.run, seed)
+        starts.append(max(steps[0], steps[accuracy > 0.1][0] / 3))
+    left, right = panel(drawn["fig03"], "accuracy").get_xlim()
+    assert left == min(starts)
     assert 100_000 <= right < 110_000
+
+
+@pytest.mark.parametrize(
+    ("limits", "named"),
+    [
+        ((10, 60), ["20", "50"]),
+        ((700, 900), ["700", "800", "900"]),
+        ((2_800, 8_500), ["5,000"]),
+        ((150, 9_000), ["200", "500", "2,000", "5,000"]),
+        ((10, 60_000), []),
+    ],
+    ids=str,
+)
+def test_an_axis_of_steps_without_powers_of_ten_names_others(limits, named):
+    figure = Figure()
+    axes = figure.subplots()
+    step_axis(axes, [pd.Series([0.0, 0.5, 0.6], index=[1, 3 * limits[0], limits[1]])])
+    FigureCanvasAgg(figure).draw()
+    assert [tick.get_text() for tick in axes.get_xticklabels(minor=True) if tick.get_text()] == named
 
 
 def test_a_phase_out_of_view_does_not_spoil_the_layout():

@@ -12,12 +12,14 @@ from matplotlib.lines import Line2D
 from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.panels import (
     accuracy_axis,
+    dark_note,
     legend_above,
     per_series,
     phase_handles,
     phase_strip,
     seed_curves,
     shade_phases,
+    splits,
     step_axis,
 )
 from circuit_phases.figures.style import COLUMN, INK, RED, styled
@@ -26,19 +28,20 @@ from circuit_phases.readings import phases, training_curve
 
 @styled
 def figure(data: FigureData) -> Figure:
-    """The first seed listed of each series."""
+    """The first seed listed of each series dark, with its changes and phases; of the others the curves, light."""
     return per_series(data, COLUMN, 3.4, _draw)
 
 
 def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     seed = series.seeds[0]
+    curves = splits(data, series, "iid")
     curve = training_curve(data, series.run, seed)
     dt, threshold = data.rules.dt, data.rules.threshold
     change = accuracy_change(curve, dt)
     by_paper, by_plateau = (phases(data, series.run, seed, rule) for rule in ("paper", "plateau"))
     accuracy, difference, strip = part.subplots(3, 1, sharex=True, height_ratios=[1.2, 1, 0.4])
-    seed_curves(accuracy, [curve])
-    accuracy_axis(accuracy, f"accuracy, seed {seed}")
+    seed_curves(accuracy, curves)
+    accuracy_axis(accuracy)
     difference.plot(change.index, change, color=INK, linewidth=0.7)
     difference.axhline(threshold, color=RED, linewidth=0.7, dashes=(4, 2.5))
     difference.set_ylabel(f"dAcc, dt = {dt:,}")
@@ -55,11 +58,11 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     phase_strip(
         strip, [("dAcc rule", [[replace(phase, number=None) for phase in by_paper]]), ("plateaus", [by_plateau])]
     )
-    step_axis(strip, [curve])
+    step_axis(strip, curves)
     limit = Line2D([], [], color=RED, linewidth=0.7, dashes=(4, 2.5), label=f"threshold {threshold:g}")
     edge = Line2D([], [], color=RED, linewidth=0.7, linestyle=":", label="edge of a jump")
     bands = phase_handles(by_plateau)
-    legend_above(part, [[limit, edge], bands[:2], bands[2:]])
+    legend_above(part, [[limit, edge], bands[:2], bands[2:]], dark_note(series))
 
 
 def accuracy_change(accuracy: pd.Series[float], dt: int) -> pd.Series[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -16,7 +17,7 @@ from matplotlib.collections import PolyCollection, QuadMesh
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import Formatter, FuncFormatter, NullFormatter, NullLocator
 from matplotlib.typing import LineStyleType
 
 from circuit_phases.figure_data import CIRCUITS, FigureData, Series
@@ -81,11 +82,22 @@ def step_axis(axes: Axes, accuracy: Iterable[pd.Series[float]], label: bool = Tr
     start, end = min(map(_eventful, curves), default=1), max((curve.index[-1] for curve in curves), default=10)
     first, last = axes.set_xlim(start, max(end, 2 * start) * 1.04)
     # Matplotlib by itself makes ticks for the decades out of sight too, and ticks take longest of all that is drawn.
-    axes.set_xticks([step for step in axes.xaxis.get_minorticklocs() if first <= step <= last], minor=True)
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(labelbottom=label)
+    minor = [step for step in axes.xaxis.get_minorticklocs() if first <= step <= last]
+    axes.set_xticks(minor, minor=True)
+    axes.xaxis.set_minor_formatter(
+        _step_names(minor, powers=math.floor(math.log10(last)) - math.ceil(math.log10(first)) + 1)
+    )
+    axes.tick_params(labelbottom=label, which="both")
     if label:
         axes.set_xlabel("training step")
+
+
+def _step_names(minor: Sequence[float], powers: int) -> Formatter:
+    """Names of the ticks between powers of ten, where fewer than two of these are in sight: of 2s and 5s, or of all."""
+    if powers > 1:
+        return NullFormatter()
+    named = [step for step in minor if f"{step:.0e}"[0] in "25"] or minor
+    return FuncFormatter(lambda step, _: f"{step:,.0f}" if step in named else "")
 
 
 def step_axes(grid: np.ndarray[tuple[int, int], Any], accuracy: Iterable[pd.Series[float]]) -> None:
