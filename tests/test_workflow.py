@@ -304,7 +304,7 @@ CODE_CHANGES: dict[str, tuple[str, str, str, dict[str, int]]] = {
         f"{PACKAGE}/splits.py", "import annotations\n", "import annotations\n\nSPARE = 1\n", FROM_WORLDS,
     ),
     "how a world is written": (
-        f"{PACKAGE}/datasets.py", "np.arange(1, T + 1)", "1 + np.arange(T)", FROM_WORLDS | {"class_frequencies": 0},
+        f"{PACKAGE}/datasets.py", "np.arange(1, T + 1)", "1 + np.arange(T)", FROM_WORLDS,
     ),
     "model": (f"{PACKAGE}/model.py", "torch.finfo(scores.dtype).min", "-1e30", FROM_TRAINING),
     "training": (f"{PACKAGE}/training.py", "import json", "import json\nSPARE = 1", FROM_TRAINING),

@@ -155,7 +155,9 @@ class ModelSettings(Settings):
         description="full: each head is P + D wide, as in the paper's text; split: heads share that width, as released",
     )
     output_projection: bool = Field(True, description="whether the output matrix W_O follows the heads")
-    hidden_layers: Literal[0, 1, 2] = Field(1, description="hidden ReLU layers of the classifier; 0: a linear read-out")
+    hidden_layers: Annotated[int, Field(ge=0, le=2)] = Field(
+        1, description="hidden ReLU layers of the classifier; 0: a linear read-out"
+    )
     label_vectors: Literal["fixed", "learned"] = Field(
         "fixed",
         description="fixed: D random numbers per label; learned: P + D trained numbers per label, as released",

@@ -1,4 +1,4 @@
-"""A table of training small enough to keep under version control."""
+"""A table of training small enough to keep under version control (`make reference`)."""
 
 from __future__ import annotations
 

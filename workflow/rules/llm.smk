@@ -14,6 +14,7 @@ wildcard_constraints:
     llm_figure="|".join(LLM_FIGURES),
 
 
+# Without `code`: fetching decides no number, and to fetch again for another line of code takes gigabytes.
 rule llm_model:
     input:
         local=lambda wildcards: local_copy(LLM.models[wildcards.model]),
