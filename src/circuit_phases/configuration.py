@@ -25,7 +25,7 @@ from circuit_phases.figures import (
     WORLDS,
     tables_of_runs,
 )
-from circuit_phases.files import UserError
+from circuit_phases.files import KEPT, UserError
 from circuit_phases.llm.settings import LlmSettings
 from circuit_phases.mistakes import one_line
 from circuit_phases.phases import PhaseSettings
@@ -174,7 +174,7 @@ class Configuration(Settings):
             raise RuleBroken(f"results = {results!r} is not allowed (Snakemake reads braces as wildcards).")
         if "\0" in results:
             raise RuleBroken(f"results = {results!r} is not allowed (no path holds a null).")
-        if Path(results).parts[-2:] == ("results", "reference"):
+        if Path(results).parts[-2:] == ("results", KEPT):
             raise RuleBroken(
                 f"results = {results} is not allowed (no rule writes to what is kept). Set another folder."
             )

@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 """In a folder that a job keeps to itself."""
-LEFT_ALONE = ("checkpoints", "reference", ".snakemake")
-"""Folders in the results that no job writes to."""
+KEPT = "reference"
+"""The folder in the results that no rule writes to."""
 CLOCKS_DIFFER = 1.0
 """Seconds by which a file's time may lie before that of the process which wrote it."""
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -209,7 +209,7 @@ def _sign(lock: Path, text: str) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Check that a folder and those in it can be made and written to, without making any.
+    """Check that a folder can be made and written to, without making it, and so can those directly in it.
 
     Raises:
         UserError: if a file stands in its way, or its nearest existing parent or a folder in it may not be written to.
@@ -219,12 +219,9 @@ def require_writable(folder: Path) -> None:
         raise UserError(f"results = {folder} is not allowed ({nearest} is a file). Move it, or set another folder.")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"results = {folder} is not allowed (no permission to write to {nearest}). Set another folder.")
-    for place, below, _ in os.walk(folder):
-        # Runs hold many files in folders of their own, which are moved into place whole.
-        below[:] = [name for name in below if name not in LEFT_ALONE]
-        for name in below:
-            if not os.access(path := Path(place, name), os.W_OK | os.X_OK):
-                raise UserError(f"results = {folder} is not allowed (no permission to write to {path}). Permit it.")
+    for path in sorted(folder.iterdir() if folder.is_dir() else ()):
+        if path.is_dir() and path.name != KEPT and not os.access(path, os.W_OK | os.X_OK):
+            raise UserError(f"results = {folder} is not allowed (no permission to write to {path}). Permit it.")
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:
