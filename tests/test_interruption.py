@@ -217,7 +217,12 @@ def test_two_jobs_cannot_train_one_run_at_once(tiny: Tiny, tmp_path: Path) -> No
     assert run(tiny(), tmp_path)
 
 
-@pytest.mark.parametrize("damage", [truncate, empty, alter, Path.unlink])
+def a_folder_instead(path: Path) -> None:
+    path.unlink()
+    (path / "in the way").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, alter, Path.unlink, a_folder_instead])
 @pytest.mark.parametrize(
     ("names", "again"),
     [

@@ -108,11 +108,14 @@ def read_whole(path: Path) -> bytes:
 
     Raises:
         UserError: if it is missing, or cannot be read.
+        DamagedFile: if it is a folder.
     """
     try:
         return path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} is missing. Run `snakemake` to make it.") from None
+    except IsADirectoryError:
+        raise DamagedFile(path, "it is a folder") from None
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror or error}. Mend that and run again.") from error
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from circuit_phases.checkpoints import load_tensors, save_tensors
-from circuit_phases.files import DamagedFile, link, replacing_folder
+from circuit_phases.files import DamagedFile, link, remove_whole, replacing_folder
 from circuit_phases.paths import (
     CHECKPOINTS,
     FINISHED,
@@ -237,7 +237,7 @@ def _good(paths: Iterable[Path], read: Callable[[Path], Content]) -> Iterator[tu
             content = read(path)
         except DamagedFile as damage:
             logger.warning("%s; it is made again.", damage.told)
-            path.unlink()
+            remove_whole(path)
         else:
             yield path, content
 
