@@ -74,6 +74,9 @@ def words_instead(part: FigureBase, why: str) -> None:
 
 # Axes over steps
 
+NAMES_APART = 0.3
+"""The least distance of the names of two steps, in lengths of the axis."""
+
 
 def step_axis(axes: Axes, accuracy: Iterable[pd.Series[float]], label: bool = True) -> None:
     """A logarithmic axis of training steps, from a little before accuracy first rises to the last step."""
@@ -84,19 +87,22 @@ def step_axis(axes: Axes, accuracy: Iterable[pd.Series[float]], label: bool = Tr
     # Matplotlib by itself makes ticks for the decades out of sight too, and ticks take longest of all that is drawn.
     minor = [step for step in axes.xaxis.get_minorticklocs() if first <= step <= last]
     axes.set_xticks(minor, minor=True)
-    axes.xaxis.set_minor_formatter(
-        _step_names(minor, powers=math.floor(math.log10(last)) - math.ceil(math.log10(first)) + 1)
-    )
+    axes.xaxis.set_minor_formatter(_step_names(minor, first, last))
     axes.tick_params(labelbottom=label, which="both")
     if label:
         axes.set_xlabel("training step")
 
 
-def _step_names(minor: Sequence[float], powers: int) -> Formatter:
-    """Names of the ticks between powers of ten, where fewer than two of these are in sight: of 2s and 5s, or of all."""
-    if powers > 1:
+def _step_names(minor: Sequence[float], first: float, last: float) -> Formatter:
+    """Names of the ticks between powers of ten, where fewer than two of these are in sight: of as many as have room."""
+    powers = [10.0**power for power in range(math.ceil(math.log10(first)), math.floor(math.log10(last)) + 1)]
+    if len(powers) > 1:
         return NullFormatter()
-    named = [step for step in minor if f"{step:.0e}"[0] in "25"] or minor
+    named: list[float] = []
+    for step in sorted(minor, key=lambda step: f"{step:.0e}"[0] not in "25"):
+        away = (abs(math.log10(step / other)) for other in (*powers, *named))
+        if min(away, default=math.inf) > NAMES_APART * math.log10(last / first):
+            named.append(step)
     return FuncFormatter(lambda step, _: f"{step:,.0f}" if step in named else "")
 
 
