@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from looked_at import bars, curve, has_line, maps, metric_curve, overlaps, panel
+from looked_at import bars, curve, has_line, maps, metric_curve, overlaps, panel, visible_texts
 from made_tables import figure_data
 
 from circuit_phases.figures.drawing import draw
@@ -45,12 +45,13 @@ def test_curves_of_many_series_leave_their_panels_room_for_the_labels():
 
 
 def test_curves_take_the_largest_metric_over_heads_and_say_so():
-    data = figure_data({"p": "p"}, p={0: {"heads": 3}})
+    data = figure_data({"p": "p"}, p={0: {"heads": 3, "layers": 5}})
     figure = draw("curves", data)
+    assert not overlaps(figure)
     (axes,) = [axes for axes in figure.axes if axes.get_ylabel() == "Bigram"]
     assert has_line(axes, metric_curve(data, "p", 0, "bigram", 1, head=1))
     assert len(axes.lines) == 1
-    assert axes.get_title(loc="left") == "Layer 1 (largest over heads)"
+    assert "Metrics: the largest over heads" in {text.get_text() for text, _ in visible_texts(figure)}
 
 
 def test_curves_list_the_phases_of_every_seed(drawn):
