@@ -206,8 +206,8 @@ def test_results_where_the_user_may_not_write_are_refused_before_anything_runs(m
 def test_a_folder_of_results_that_may_not_be_written_to_is_named_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables").chmod(0o555)
-    (tmp_path / files.KEPT).mkdir()
-    (tmp_path / files.KEPT).chmod(0o555)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs").chmod(0o555)
     said = asked_as_somebody_else(tmp_path)
     assert (
         said == f"results = {tmp_path} is not allowed (no permission to write to {tmp_path / 'tables'}). Permit it.\n"

@@ -23,6 +23,8 @@ LOCK = ".lock"
 """In a folder that a job keeps to itself."""
 KEPT = "reference"
 """The folder in the results that no rule writes to."""
+WRITTEN = ("benchmarks", "figures", "logs", "tables")
+"""Folders in the results that every run of the workflow writes to."""
 CLOCKS_DIFFER = 1.0
 """Seconds by which a file's time may lie before that of the process which wrote it."""
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -212,7 +214,9 @@ def _sign(lock: Path, text: str) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Check that a folder can be made and written to, without making it, and so can those directly in it.
+    """Check that a folder can be made and written to, without making it, and those in it that most jobs write to.
+
+    Finished runs and worlds may be kept from writing.
 
     Raises:
         UserError: if a file stands in its way, or its nearest existing parent or a folder in it may not be written to.
@@ -222,8 +226,8 @@ def require_writable(folder: Path) -> None:
         raise UserError(f"results = {folder} is not allowed ({nearest} is a file). Move it, or set another folder.")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"results = {folder} is not allowed (no permission to write to {nearest}). Set another folder.")
-    for path in sorted(folder.iterdir() if folder.is_dir() else ()):
-        if path.is_dir() and path.name != KEPT and not os.access(path, os.W_OK | os.X_OK):
+    for path in (folder / name for name in WRITTEN):
+        if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
             raise UserError(f"results = {folder} is not allowed (no permission to write to {path}). Permit it.")
 
 
