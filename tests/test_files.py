@@ -58,6 +58,9 @@ def asked_as_somebody_else(results: Path) -> str:
         for folder in (results, *results.parents):
             if folder.exists() and "pytest-" in str(folder) and folder.stat().st_mode & 0o777 == 0o700:
                 folder.chmod(0o777)
+        above = [folder for folder in results.parents if "pytest-" not in str(folder)]
+        if not all(folder.stat().st_mode & 0o001 for folder in above):
+            pytest.skip("the folder that tests write to lets nobody else in")
     said = in_a_process(
         "import os; from circuit_phases.files import UserError, require_writable\n"
         "if os.geteuid() == 0:\n"
