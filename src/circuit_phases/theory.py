@@ -8,8 +8,8 @@ Each circuit is held to what it can see, with the world's label tables known:
 
 Classes are taken as seen without error (`misread_items` bounds how often they are not): even with
 eps = 1 and D = 63 the midpoint between two class means lies about 5.6 standard deviations of the
-noise away from either. The model, the positions and
-the tokens that the loss is taken on do not matter.
+noise away from either. The model, the positions and the tokens that the loss is taken on do not
+matter.
 
 The classes of a sequence do not depend on its task, so Bayes' rule needs only the probability, under
 each task, of the labels seen given the query's class: `context_law`.

@@ -244,12 +244,11 @@ class _Run:
         self.trainer = Trainer(settings, member.world, member.evaluation, member.seed, device)
         self.settings, self.seed, self.folder = settings, member.seed, member.folder
         self.step, self.done = 0, False
-        versions = json.dumps(library_versions("training"), sort_keys=True)
         identity = {
             "run": settings.name,
             "seed": str(self.seed),
             "code": code_digest("training"),
-            "libraries": versions,
+            "libraries": json.dumps(library_versions("training"), sort_keys=True),
         }
         self._saved = RunInProgress(member.folder, identity)
         self._interval = settings.training.evaluation_interval
