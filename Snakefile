@@ -47,6 +47,18 @@ if workflow.is_main_process:
     without_benchmarks(each for each in workflow.rules if each.is_run)
 
 
+# Snakemake removes what a job is to make anew, and would say with a traceback that it may not.
+onstart:
+    try:
+        require_replaceable(
+            Path(path)
+            for job in workflow.dag.needrun_jobs()
+            for path in filter(None, (*job.output, *job.log, job.benchmark))
+        )
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
 onerror:
     print(
         failures(failed_job_logs(log)),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from permissions import BOUND
 
 from circuit_phases import files
 from circuit_phases.checkpoints import load_tensors, save_tensors
@@ -44,32 +45,25 @@ WRITERS = [write_text, write_label_tables, write_weights]
 each_writer = pytest.mark.parametrize("write", WRITERS)
 
 
-def in_a_process(script: str, *arguments: Path | str) -> subprocess.CompletedProcess[str]:
+def in_a_process(script: str, *arguments: Path | str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """Run a script with `sys` and `Path`, warnings of ours on its standard error."""
     return subprocess.run(
-        [sys.executable, "-c", f"import sys; from pathlib import Path\n{script}", *map(str, arguments)],
+        [*before, sys.executable, "-c", f"import sys; from pathlib import Path\n{script}", *map(str, arguments)],
         check=False, capture_output=True, text=True,
     )  # fmt: skip
 
 
-def asked_as_somebody_else(results: Path) -> str:
-    """What `require_writable` says to a user who is not root, whom nothing is forbidden."""
-    if os.geteuid() == 0:
-        for folder in (results, *results.parents):
-            if folder.exists() and "pytest-" in str(folder) and folder.stat().st_mode & 0o777 == 0o700:
-                folder.chmod(0o777)
-        above = [folder for folder in results.parents if "pytest-" not in str(folder)]
-        if not all(folder.stat().st_mode & 0o001 for folder in above):
-            pytest.skip("the folder that tests write to lets nobody else in")
+def asked_by_one_bound_by_permissions(question: str, folder: Path) -> str:
+    """What a call says of a folder."""
     said = in_a_process(
-        "import os; from circuit_phases.files import UserError, require_writable\n"
-        "if os.geteuid() == 0:\n"
-        "    os.setuid(65534)\n"
+        "from circuit_phases.files import UserError, require_replaceable, require_writable\n"
+        "folder = Path(sys.argv[1])\n"
         "try:\n"
-        "    require_writable(Path(sys.argv[1]))\n"
+        f"    {question}\n"
         "except UserError as error:\n"
         "    print(error)\n",
-        results,
+        folder,
+        before=BOUND,
     )
     assert not said.stderr
     return said.stdout
@@ -203,20 +197,21 @@ def test_a_file_in_the_way_of_the_results_is_named_before_anything_runs(inside: 
 @pytest.mark.parametrize("mode", [0o555, 0o600])
 def test_results_where_the_user_may_not_write_are_refused_before_anything_runs(mode: int, tmp_path: Path) -> None:
     tmp_path.chmod(mode)
-    assert f"no permission to write to {tmp_path}" in asked_as_somebody_else(tmp_path / "results" / "deep")
+    said = asked_by_one_bound_by_permissions("require_writable(folder)", tmp_path / "results" / "deep")
+    assert f"no permission to write to {tmp_path}" in said
 
 
-def test_a_folder_of_results_that_may_not_be_written_to_is_named_before_anything_runs(tmp_path: Path) -> None:
-    (tmp_path / "tables").mkdir()
-    (tmp_path / "tables").chmod(0o555)
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs").chmod(0o555)
-    said = asked_as_somebody_else(tmp_path)
-    assert (
-        said == f"results = {tmp_path} is not allowed (no permission to write to {tmp_path / 'tables'}). Permit it.\n"
-    )
-    (tmp_path / "tables").chmod(0o777)
-    assert asked_as_somebody_else(tmp_path) == ""
+@pytest.mark.parametrize("forbidden", ["tables", "runs/one/seed-0", "runs/one/seed-0/checkpoints"])
+def test_a_folder_where_something_is_to_be_made_anew_and_may_not_is_named(forbidden: str, tmp_path: Path) -> None:
+    for folder in ("tables", "runs/one/seed-0/checkpoints", "finished"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "finished").chmod(0o555)
+    outputs = ("tables/runs.parquet", "runs/one/seed-0/run.parquet", "runs/one/seed-0/checkpoints", "new/file")
+    question = f"require_replaceable(folder / path for path in {outputs})"
+    assert asked_by_one_bound_by_permissions(question, tmp_path) == ""
+    (tmp_path / forbidden).chmod(0o555)
+    said = asked_by_one_bound_by_permissions(question, tmp_path)
+    assert said == f"No permission to write to {tmp_path / forbidden}, where results are to be made. Permit it.\n"
 
 
 @each_writer

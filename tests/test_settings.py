@@ -11,7 +11,8 @@ from hypothesis import assume, example, given, reject
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from circuit_phases.settings import GROUPS, PARAMETERS, VARIANTS, RuleBroken, RunSettings, Settings
+from circuit_phases.mistakes import RuleBroken
+from circuit_phases.settings import GROUPS, PARAMETERS, VARIANTS, RunSettings, Settings
 
 make = RunSettings.from_parameters
 
@@ -112,7 +113,7 @@ RULES: dict[str, tuple[dict[str, Any], str, str, dict[str, Any]]] = {
 def test_values_that_do_not_go_together_are_refused_with_the_way_out(
     refused: dict[str, Any], key_and_value: str, way_out: str, allowed: dict[str, Any]
 ) -> None:
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises(RuleBroken) as caught:
         make(**refused)
     assert f"{key_and_value} is not allowed (" in str(caught.value)
     assert way_out in str(caught.value)
@@ -129,10 +130,9 @@ def test_values_that_do_not_go_together_are_refused_with_the_way_out(
         ("output_projection", "yes"), ("label_tables", "random"), ("masks", [["all"], ["causal"]]), ("world_seed", -1),
     ],
 )  # fmt: skip
-def test_a_value_out_of_range_or_of_the_wrong_type_is_refused_by_its_key(name: str, value: Any) -> None:
-    with pytest.raises(ValidationError) as caught:
+def test_a_value_out_of_range_or_of_the_wrong_type_is_refused_in_one_line_by_its_key(name: str, value: Any) -> None:
+    with pytest.raises(RuleBroken, match=rf"^{name}\b.*( is not allowed \(.*\)| is missing\. Add it).*\.$"):
         make("paper", **{name: value})
-    assert name in {str(part) for error in caught.value.errors() for part in error["loc"]}
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_equal_masks_are_one_run_however_they_are_written(
 
 
 def test_too_few_rows_of_masks_are_told_even_if_they_keep_every_edge() -> None:
-    with pytest.raises(ValidationError, match="one row of edge families per layer, here 2"):
+    with pytest.raises(RuleBroken, match="one row of edge families per layer, here 2"):
         make(masks=[["causal"]])
 
 
@@ -261,7 +261,7 @@ valid_parameters = st.fixed_dictionaries(
 def valid_settings(draw: Callable[..., Any]) -> RunSettings:
     try:
         return make(draw(st.sampled_from(list(VARIANTS))), **draw(valid_parameters))
-    except ValidationError:
+    except RuleBroken:
         reject()
 
 
@@ -274,7 +274,7 @@ def test_equal_parameters_have_equal_names_and_different_ones_different_names(
     name = data.draw(st.sampled_from(sorted(one.parameters)))
     try:
         near = make(**one.parameters | {name: other.parameters[name]})
-    except ValidationError:
+    except RuleBroken:
         reject()
     assert (one.name == near.name) == (one.parameters[name] == near.parameters[name])
 

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from permissions import BOUND
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from circuit_phases import schemas
@@ -63,11 +64,13 @@ class Project:
     """A copy of the workflow and the package, with its own results."""
 
     folder: Path
+    before: tuple[str, ...] = ()
+    """Before its commands."""
 
     def snakemake(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"} | environment
         return subprocess.run(
-            [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
+            [*self.before, sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
             cwd=self.folder,
             env=environment,
             capture_output=True,
@@ -456,6 +459,21 @@ def test_results_that_no_experiment_asks_for_are_told(project: Project, path: st
 def copy(project: Project, tmp_path: Path) -> Project:
     """A copy of the finished project, to take things away from."""
     return Project(Path(shutil.copytree(project.folder, tmp_path / "copy", symlinks=True)))
+
+
+def test_a_run_that_is_stale_and_may_not_be_written_to_is_named_and_a_finished_one_may_be_so(copy: Project) -> None:
+    bound = replace(copy, before=BOUND)
+    runs = copy.folder / "results" / "runs"
+    for folder in runs.glob("*/seed-*"):
+        folder.chmod(0o555)
+    assert bound.snakemake("tables").returncode == 0
+    outcome = bound.snakemake("--forcerun", "train", "--", f"results/runs/{INDUCTION}/seed-0/circuits.parquet")
+    assert outcome.returncode != 0
+    told = f"No permission to write to results/runs/{INDUCTION}/seed-0, where results are to be made. Permit it."
+    assert told in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    for folder in runs.glob("*/seed-*"):
+        folder.chmod(0o755)
 
 
 def test_a_damaged_table_is_named_and_the_message_ends_with_how_to_look_further(copy: Project) -> None:

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import ValidationError
 
 from circuit_phases import stages
 from circuit_phases.files import UserError
 from circuit_phases.logs import job_log
-from circuit_phases.mistakes import one_line
+from circuit_phases.mistakes import RuleBroken
 from circuit_phases.paths import PARTIAL, Paths
-from circuit_phases.settings import DEVICES, RuleBroken, RunSettings
+from circuit_phases.settings import DEVICES, RunSettings
 
 if TYPE_CHECKING:
     from circuit_phases.configuration import Configuration
@@ -220,8 +219,8 @@ def _settings(variant: str | None, assignments: Sequence[str]) -> RunSettings:
     parameters = _assigned("--set", [*([f"variant={variant}"] if variant else []), *assignments])
     try:
         return RunSettings.from_parameters(**parameters)
-    except (ValidationError, RuleBroken) as error:
-        raise UserError(f"--set: {one_line(error)}") from error
+    except RuleBroken as error:
+        raise UserError(f"--set: {error}") from error
 
 
 def _assigned(option: str, assignments: Sequence[str]) -> dict[str, Any]:

@@ -27,14 +27,13 @@ from circuit_phases.figures import (
 )
 from circuit_phases.files import KEPT, UserError
 from circuit_phases.llm.settings import LlmSettings
-from circuit_phases.mistakes import one_line
+from circuit_phases.mistakes import RuleBroken, one_line
 from circuit_phases.phases import PhaseSettings
 from circuit_phases.schemas import TABLES
 from circuit_phases.settings import (
     AttributionSettings,
     Device,
     Positive,
-    RuleBroken,
     RunSettings,
     Seed,
     Settings,
@@ -249,8 +248,8 @@ class Configuration(Settings):
     def _experiments_are_valid(self) -> Self:
         try:
             RunSettings.from_parameters(**self.defaults)
-        except (ValidationError, RuleBroken) as error:
-            raise RuleBroken(f"defaults: {one_line(error)}") from error
+        except RuleBroken as error:
+            raise RuleBroken(f"defaults: {error}") from error
         for name in self.experiments:
             label_of_runs: dict[frozenset[tuple[str, int]], str] = {}
             for member, settings in self.series(name):
@@ -294,8 +293,8 @@ class Configuration(Settings):
         for label, parameters in entry.combinations():
             try:
                 settings = RunSettings.from_parameters(**self.defaults | parameters)
-            except (ValidationError, RuleBroken) as error:
-                raise RuleBroken(f"experiments.{experiment}: {one_line(error)}") from error
+            except RuleBroken as error:
+                raise RuleBroken(f"experiments.{experiment}: {error}") from error
             found.append((Series(label or experiment, settings.name, seeds), settings))
         return found
 
@@ -446,6 +445,16 @@ class _UniqueKeys(yaml.SafeLoader):
                 first[key.value] = line
         return node
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, AttributeError) as error:
+            # YAML's own types fail in Python's words: no such day, no such number.
+            line = node.start_mark.line + 1
+            raise UserError(
+                f"{self.name}: {node.value} in line {line} is no value ({error}). Write another."
+            ) from error
+
 
 def read_values(path: Path | str) -> dict[str, Any]:
     """The values of a config file, as they stand there.
@@ -458,8 +467,7 @@ def read_values(path: Path | str) -> dict[str, Any]:
             values = yaml.load(file, _UniqueKeys)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, ValueError, AttributeError) as error:
-        # YAML's own types fail in Python's words: no such day, no such number.
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: must hold keys and values, such as `experiments:`.")

@@ -38,7 +38,7 @@ Parameters = Mapping[str, Tensor]
 # A multiply-add of attention, done element by element, costs about as much as three of a matrix product.
 ELEMENTWISE_COST = 3
 # Where every head sums values of its own, these come from farther away: so many times as much.
-OWN_VALUES_COST = 3
+OWN_VALUES_COST = 2
 
 
 class Batch(NamedTuple):

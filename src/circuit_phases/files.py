@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -19,12 +19,12 @@ from filelock import FileLock, Timeout
 
 logger = logging.getLogger(__name__)
 
+WRITE = os.W_OK | os.X_OK
+"""What it takes to make a name in a folder."""
 LOCK = ".lock"
 """In a folder that a job keeps to itself."""
 KEPT = "reference"
 """The folder in the results that no rule writes to."""
-WRITTEN = ("benchmarks", "figures", "logs", "tables")
-"""Folders in the results that every run of the workflow writes to."""
 CLOCKS_DIFFER = 1.0
 """Seconds by which a file's time may lie before that of the process which wrote it."""
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -214,21 +214,33 @@ def _sign(lock: Path, text: str) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Check that a folder can be made and written to, without making it, and those in it that most jobs write to.
-
-    Finished runs and worlds may be kept from writing.
+    """Check that a folder of results can be made and written to, without making it.
 
     Raises:
-        UserError: if a file stands in its way, or its nearest existing parent or a folder in it may not be written to.
+        UserError: if a file stands in its way, or it, or its nearest existing parent, may not be written to.
     """
-    nearest = next(path for path in (folder, *folder.absolute().parents) if os.access(path, os.F_OK))
+    nearest = _nearest(folder)
     if not nearest.is_dir():
         raise UserError(f"results = {folder} is not allowed ({nearest} is a file). Move it, or set another folder.")
-    if not os.access(nearest, os.W_OK | os.X_OK):
+    if not os.access(nearest, WRITE):
         raise UserError(f"results = {folder} is not allowed (no permission to write to {nearest}). Set another folder.")
-    for path in (folder / name for name in WRITTEN):
-        if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
-            raise UserError(f"results = {folder} is not allowed (no permission to write to {path}). Permit it.")
+
+
+def require_replaceable(paths: Iterable[Path]) -> None:
+    """Check that files and folders can be made, or made anew, where they are to stand.
+
+    Raises:
+        UserError: if a folder that is one of them or holds one, or is to, may not be written to.
+    """
+    folders = {folder for path in paths for folder in (path, path.parent)}
+    for nearest in sorted({_nearest(folder) for folder in folders}):
+        if nearest.is_dir() and not os.access(nearest, WRITE):
+            raise UserError(f"No permission to write to {nearest}, where results are to be made. Permit it.")
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself or, where it does not exist, its nearest parent that does."""
+    return next(each for each in (path, *path.absolute().parents) if os.access(each, os.F_OK))
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from typing import Any
 
 from pydantic import ValidationError
 
-from circuit_phases.settings import GROUPS, RuleBroken
+
+class RuleBroken(ValueError):
+    """A value that is not allowed: its message is the key, the value and the way out."""
 
 
-def one_line(error: ValidationError | RuleBroken) -> str:
-    """The first mistake: key, value and way out."""
-    if isinstance(error, RuleBroken):
-        return str(error)
+def one_line(error: ValidationError, unnamed: Container[str] = ()) -> str:
+    """The first mistake: key, value and way out, without the names of some groups of keys."""
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")
     location = [str(part) for part in first["loc"]]
     if isinstance(cause, RuleBroken):
         # A rule of one field names it itself; a rule across fields stands in what holds them.
         named = location and str(cause).startswith(location[-1])
-        where = ".".join(part for part in location[: -1 if named else None] if part not in GROUPS)
+        where = ".".join(part for part in location[: -1 if named else None] if part not in unnamed)
         return f"{where}: {cause}" if where else str(cause)
     *path, key = location or ["config"]
-    where = ".".join(part for part in path if part not in GROUPS)
+    where = ".".join(part for part in path if part not in unnamed)
     prefix = f"{where}: " if where else ""
     if first["type"] == "extra_forbidden":
         return f"{prefix}{key} = {first['input']!r}: there is no such key. Remove it or correct its name."

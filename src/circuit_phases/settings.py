@@ -12,7 +12,17 @@ from collections.abc import Iterable
 from math import log10
 from typing import Annotated, Any, Literal, NoReturn, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from circuit_phases.mistakes import RuleBroken, one_line
 
 EdgeFamily = Literal["causal", "self", "query_to_self", "query_to_labels", "label_to_item"]
 
@@ -268,10 +278,6 @@ class AttributionSettings(Settings):
         return self
 
 
-class RuleBroken(ValueError):
-    """A value that its own type allows and the other values do not."""
-
-
 def _forbid(key: str, value: object, rule: str) -> NoReturn:
     raise RuleBroken(f"{key} = {value} is not allowed ({rule}).")
 
@@ -318,8 +324,7 @@ class RunSettings(Settings):
         """Build from flat parameters over a variant's bundle, e.g. `from_parameters(T=2, heads=2)`.
 
         Raises:
-            RuleBroken: for an unknown variant or parameter.
-            pydantic.ValidationError: for a value that is not allowed.
+            RuleBroken: for an unknown variant or parameter, or a value that is not allowed.
         """
         if not isinstance(variant, str) or variant not in VARIANTS:
             raise RuleBroken(f"variant = {variant!r} is not known (choose from {', '.join(VARIANTS)}).")
@@ -334,7 +339,10 @@ class RunSettings(Settings):
                 raise RuleBroken(
                     f"{name} = {value!r}: there is no such parameter{nearest(name, [*PARAMETERS, 'world_seed'])}."
                 )
-        return cls.model_validate(grouped)
+        try:
+            return cls.model_validate(grouped)
+        except ValidationError as error:
+            raise RuleBroken(one_line(error, unnamed=GROUPS)) from None
 
     @property
     def parameters(self) -> dict[str, Any]:

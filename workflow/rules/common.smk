@@ -7,7 +7,7 @@ from circuit_phases.code_digest import code_digest, library_versions
 from circuit_phases.configuration import TABLES_SECTION, parse_configuration
 from circuit_phases.claims import TABLES as CLAIM_TABLES
 from circuit_phases.figures import ANIMATIONS, FINDINGS, RUN_DRAWINGS, UNTRAINED_TABLES
-from circuit_phases.files import require_writable
+from circuit_phases.files import require_replaceable, require_writable
 from circuit_phases.logs import failures
 from circuit_phases.schemas import DATASET_TABLES
 from circuit_phases.workers import run_script

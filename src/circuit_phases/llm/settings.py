@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from circuit_phases.settings import Natural, Positive, RuleBroken, Settings, nearest
+from circuit_phases.mistakes import RuleBroken
+from circuit_phases.settings import Natural, Positive, Settings, nearest
 
 Name = Annotated[str, Field(pattern=r"^[\w.+=-]+$", strict=True)]
 """A name that is also a folder's."""
