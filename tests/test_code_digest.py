@@ -93,7 +93,7 @@ def test_the_real_rules_depend_on_what_decides_their_numbers() -> None:
         "world",
     }
     assert dependencies("trainer") == trainer
-    assert dependencies("training") == trainer | {"training", "stopping"}
+    assert dependencies("training") == trainer | {"training", "training_run", "checkpoint_schedule", "stopping"}
     assert dependencies("circuits") == {"attention_maps", "circuits", "model", "sequences", "world"}
     assert dependencies("phases") == {"phases", "stopping"}
     assert dependencies("llm.evaluation") == {

@@ -69,7 +69,7 @@ def test_a_training_job_is_not_made_larger_by_pandas_or_scipy(
         "from pathlib import Path\n"
         "from circuit_phases.datasets import read_evaluation_set, read_world\n"
         "from circuit_phases.settings import RunSettings\n"
-        "from circuit_phases.training import Trainer\n"
+        "from circuit_phases.trainer import Trainer\n"
         f"settings, folder = RunSettings.from_parameters(**{tiny().parameters}), Path({str(tmp_path)!r})\n"
         "world, evaluation = read_world(folder, settings.world, 0), read_evaluation_set(folder, settings.world)\n"
         "Trainer(settings, world, evaluation, 0).evaluate(0)\n"

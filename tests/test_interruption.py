@@ -18,7 +18,7 @@ import pytest
 from faults import alter, empty, truncate
 from training_runs import QUICK, Interrupted, overall_accuracy, results, run, summary
 
-from circuit_phases import training
+from circuit_phases import training, training_run
 from circuit_phases.checkpoints import saved_checkpoints
 from circuit_phases.files import UserError, locked, remove_leftovers
 from circuit_phases.paths import checkpoint_file, saved_states, step_of
@@ -88,19 +88,20 @@ from circuit_phases import training
 from circuit_phases.logs import job_log
 from circuit_phases.splits import evaluation_set
 from circuit_phases.settings import RunSettings
+from circuit_phases.trainer import Trainer
 from circuit_phases.world import World
 
 torch.set_num_threads(1)
 settings = RunSettings.model_validate_json(sys.argv[1], strict=False)
 number, at, training.SECONDS_BETWEEN_SAVES = int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
-take = training.Trainer.step
+take = Trainer.step
 
 def step(self, step):
     if step == at:
         os.kill(os.getpid(), number)
     return take(self, step)
 
-training.Trainer.step = step
+Trainer.step = step
 world = World.draw(settings.world, 0)
 with job_log():
     training.train(settings, world, evaluation_set(world), 0, Path(sys.argv[2]), progress=False)
@@ -396,7 +397,7 @@ def test_a_run_by_other_code_or_libraries_is_begun_anew_and_said_once(
     note_steps: Callable[[], list[int]],
 ) -> None:
     with monkeypatch.context() as patch, suppress(Interrupted):
-        patch.setattr(training, what, lambda *_: "another")
+        patch.setattr(training_run, what, lambda *_: "another")
         if end is not None:
             interrupt(end)
         run(tiny(), tmp_path)

@@ -23,7 +23,8 @@ from circuit_phases.settings import RunSettings
 from circuit_phases.splits import evaluation_set
 from circuit_phases.tables import read_frame
 from circuit_phases.trainer import Outcome, Trainer, TrainerOfSeeds
-from circuit_phases.training import Member, train_together
+from circuit_phases.training import train_together
+from circuit_phases.training_run import Member
 from circuit_phases.world import World
 
 Tiny = Callable[..., RunSettings]

@@ -26,7 +26,8 @@ from circuit_phases.settings import RunSettings
 from circuit_phases.splits import evaluation_set
 from circuit_phases.status import TrainingStatus, trainings
 from circuit_phases.tables import table_from_rows, write_table
-from circuit_phases.training import Member, train_together
+from circuit_phases.training import train_together
+from circuit_phases.training_run import Member
 from circuit_phases.world import World
 
 TINY = {"T": 2, "K": 8, "L": 4, "N": 2, "D": 11, "P": 5, "evaluation_sequences": 64, "ability_sequences": 0}

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from training_runs import QUICK, overall_accuracy, results, run, summary, trainer_of
 
 from circuit_phases import training
+from circuit_phases.checkpoint_schedule import checkpoint_steps
 from circuit_phases.checkpoints import load_model, load_tensors, saved_checkpoints
 from circuit_phases.code_digest import code_digest
 from circuit_phases.files import DamagedFile, UserError
@@ -27,7 +28,7 @@ from circuit_phases.schemas import TRAINING
 from circuit_phases.settings import RunSettings, TrainingSettings
 from circuit_phases.splits import SPLITS, evaluation_set
 from circuit_phases.tables import read_frame, read_table
-from circuit_phases.training import checkpoint_steps, train
+from circuit_phases.training import require_trained, train
 from circuit_phases.world import World
 
 Tiny = Callable[..., RunSettings]
@@ -50,7 +51,7 @@ def test_weights_are_saved_about_as_often_as_asked_from_the_first_step_to_the_la
     settings = TrainingSettings(
         checkpoints=count, max_steps=steps, evaluation_interval=1, checkpoint_spacing=spacing  # type: ignore[arg-type]
     )  # fmt: skip
-    chosen = checkpoint_steps(settings)
+    chosen = checkpoint_steps(settings, 1)
     assert chosen == sorted(set(chosen))
     assert chosen[0] == 0
     assert chosen[-1] == steps
@@ -61,27 +62,53 @@ def test_weights_are_saved_about_as_often_as_asked_from_the_first_step_to_the_la
 @pytest.mark.parametrize("spacing", ["log", "linear"])
 def test_two_saves_are_of_the_first_and_the_last_step(spacing: str) -> None:
     settings = TrainingSettings(checkpoints=2, checkpoint_spacing=spacing)  # type: ignore[arg-type]
-    assert checkpoint_steps(settings) == [0, 200_000]
+    assert checkpoint_steps(settings, 1) == [0, 200_000]
 
 
 def test_saved_steps_are_evenly_spaced_in_log_steps_or_in_steps() -> None:
-    log = checkpoint_steps(TrainingSettings())
+    log = checkpoint_steps(TrainingSettings(), 1)
     assert len(log) == 80
     assert log[:6] == [0, 1, 2, 3, 4, 5]
     spread = [step for step in log if step > 10_000]
     ratios = np.diff(np.log(spread))
     assert ratios.max() / ratios.min() < 1.2
-    linear = checkpoint_steps(TrainingSettings(checkpoints=81, checkpoint_spacing="linear"))
+    linear = checkpoint_steps(TrainingSettings(checkpoints=81, checkpoint_spacing="linear"), 1)
     assert linear == list(range(0, 200_001, 2_500))
 
 
 @given(st.integers(3, 200), st.integers(1, 10**4), st.sampled_from([1, 10, 100]))
 def test_weights_are_saved_at_evaluations_from_the_first_on(count: int, evaluations: int, interval: int) -> None:
     settings = TrainingSettings(checkpoints=count, max_steps=evaluations * interval, evaluation_interval=interval)
-    assert all(step < interval or step % interval == 0 for step in checkpoint_steps(settings))
+    assert all(step < interval or step % interval == 0 for step in checkpoint_steps(settings, 1))
+
+
+@given(st.integers(3, 200), st.integers(1, 60), st.integers(1, 10**8))
+def test_weights_of_a_big_model_take_no_more_room_than_allowed_by_leaving_out_the_earliest_steps(
+    count: int, megabytes: int, parameters_count: int
+) -> None:
+    settings = TrainingSettings(checkpoints=count, checkpoint_megabytes=megabytes)
+    every, chosen = (checkpoint_steps(settings, parameters) for parameters in (1, parameters_count))
+    assert set(chosen) <= set(every)
+    assert (chosen[0], chosen[-1]) == (0, 200_000)
+    assert len(chosen) == min(len(every), max(2, int(megabytes * 1e6 / (4 * parameters_count))))
+    # Nothing later is left out while anything is kept from before the first evaluation.
+    later = [step for step in every if step >= 100]
+    assert set(later) <= set(chosen) or chosen[1] >= 100
 
 
 # What a run leaves behind
+
+
+def test_a_run_whose_weights_take_much_room_saves_them_as_often_as_it_may_and_says_so(
+    tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = tiny(D=63, P=65, checkpoint_megabytes=2)
+    caplog.set_level("INFO")
+    saved = saved_checkpoints(run(settings, tmp_path) / "checkpoints")
+    assert list(saved) == [0, 10, 40]
+    assert 1e6 < sum(path.stat().st_size for path in saved.values()) < 2e6
+    assert "Weights are saved at 3 of 5 steps, as checkpoint_megabytes = 2 asks" in caplog.messages
+    require_trained(settings, 0, tmp_path)
 
 
 def test_a_small_world_is_learned(tiny: Tiny, tmp_path: Path) -> None:
@@ -96,7 +123,7 @@ def test_a_small_world_is_learned(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_a_finished_run_leaves_its_tables_and_weights_and_nothing_else(finished: Path, tiny: Tiny) -> None:
-    steps = checkpoint_steps(tiny().training)
+    steps = checkpoint_steps(tiny().training, 1)
     assert sorted(path.name for path in finished.iterdir()) == [
         ".finished",
         ".lock",

@@ -242,6 +242,9 @@ class TrainingSettings(Settings):
         80, description="saved weights, about, from step 0 to the last"
     )
     checkpoint_spacing: Literal["log", "linear"] = Field("log", description="how the saved steps are spaced")
+    checkpoint_megabytes: Positive = Field(
+        55, description="most room that saved weights take in all (MB); of a big model the first steps are left out"
+    )
     stop_after: Natural = Field(
         20,
         description=(

@@ -62,7 +62,8 @@ def train_seeds(
 ) -> None:
     """Train on a dataset per seed, several as one batched model; each seed's folder gets its run's files."""
     from circuit_phases.datasets import read_evaluation_set
-    from circuit_phases.training import Member, train_together
+    from circuit_phases.training import train_together
+    from circuit_phases.training_run import Member
 
     train_together(
         settings,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
+from matplotlib.typing import LineStyleType
 
 from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.panels import (
@@ -21,11 +22,12 @@ from circuit_phases.figures.panels import (
 from circuit_phases.figures.style import COLUMN, INK, styled
 from circuit_phases.readings import ceilings, phases
 
-SPLITS = {
-    "train": ("training batches", "#aa4499"),
-    "random_label": ("context labels permuted (RLA)", "#d55e00"),
-    "iid": ("evaluation sequences", INK),
+SPLITS: dict[str, tuple[str, str, LineStyleType]] = {
+    "train": ("training batches", "#aa4499", "-"),
+    "random_label": ("context labels permuted (RLA)", "#d55e00", "-"),
+    "iid": ("evaluation sequences", INK, (0, (3, 3))),
 }
+"""Label, colour and line; that of the evaluation lets the training's, which it equals, be seen."""
 
 
 @styled
@@ -38,12 +40,14 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     seed = series.seeds[0]
     axes = part.subplots()
     curves = {split: splits(data, series, split) for split in SPLITS}
-    for split, (_, colour) in SPLITS.items():
-        seed_curves(axes, curves[split], colour)
+    for split, (_, colour, linestyle) in SPLITS.items():
+        seed_curves(axes, curves[split], colour, linestyle)
     found = phases(data, series.run, seed)
     shade_phases(axes, found)
     draw_ceilings(axes, ceilings(data, series.run, seed))
     step_axis(axes, curves["iid"])
     accuracy_axis(axes)
-    handles = [Line2D([], [], color=colour, label=label) for label, colour in SPLITS.values()]
+    handles = [
+        Line2D([], [], color=colour, linestyle=linestyle, label=label) for label, colour, linestyle in SPLITS.values()
+    ]
     legend_above(part, [handles, phase_handles(found)], dark_note(series))
