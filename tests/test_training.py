@@ -105,9 +105,9 @@ def test_a_run_whose_weights_take_much_room_saves_them_as_often_as_it_may_and_sa
     settings = tiny(D=63, P=65, checkpoint_megabytes=2)
     caplog.set_level("INFO")
     saved = saved_checkpoints(run(settings, tmp_path) / "checkpoints")
-    assert list(saved) == [0, 10, 40]
+    assert list(saved) == [0, 20, 60]
     assert 1e6 < sum(path.stat().st_size for path in saved.values()) < 2e6
-    assert "Weights are saved at 3 of 5 steps, as checkpoint_megabytes = 2 asks" in caplog.messages
+    assert "Weights are saved at 3 of 6 steps, as checkpoint_megabytes = 2 asks" in caplog.messages
     require_trained(settings, 0, tmp_path)
 
 
