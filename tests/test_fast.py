@@ -15,6 +15,7 @@ from torch import Tensor
 
 from circuit_phases.fast import Batch, FastForm
 from circuit_phases.model import InContextTransformer
+from circuit_phases.products import chosen, dot_products, one_hot
 from circuit_phases.sequences import Sequences, TrainingBatches, draw_sequences
 from circuit_phases.settings import RunSettings
 from circuit_phases.splits import evaluation_set
@@ -225,3 +226,17 @@ def test_two_thousand_steps_follow_plain_gradient_descent_within_float32_roundin
     assert losses == pytest.approx(expected_losses, rel=1e-4)
     for name, parameter in trainer.parameters.items():
         torch.testing.assert_close(parameter, expected[name], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("tokens", [4, 40])
+def test_labels_are_chosen_as_by_products_with_their_one_hot_vectors_to_the_bit(tokens: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn((2, 7, 3, 11), generator=generator, requires_grad=True)
+    labels = torch.randint(7, (tokens, 11), generator=generator)
+    vectors = one_hot(labels, 7, values.dtype)
+    gradient = torch.randn((2, 3, tokens, 11), generator=generator)
+    gathered, multiplied = chosen(values, labels, vectors, True), dot_products(values, vectors[None], True)
+    assert torch.equal(gathered, multiplied)
+    of_gathered, of_multiplied = (torch.autograd.grad(each, values, gradient)[0] for each in (gathered, multiplied))
+    torch.testing.assert_close(of_gathered, of_multiplied)
+    assert of_gathered.abs().max() > 0.1

@@ -10,6 +10,7 @@ from torch.nn import functional
 from circuit_phases.products import (
     ACROSS_SEQUENCES_TOKENS,
     apply_to_tokens,
+    chosen,
     dot_products,
     numbers,
     one_hot,
@@ -58,6 +59,7 @@ class EmbeddedStream(Stream):
             picks = torch.cat([picks, own[:-1, :-1].expand(-1, -1, self.sequences)])
         self.table: Float[Tensor, "height columns"] = table
         self.picks: Float[Tensor, "columns N n"] = picks
+        self.labels = labels
         self.width = self.in_items + len(picks) if self.apart else height
         self.reading_cost = 0 if self.apart else height * len(picks)
 
@@ -137,7 +139,10 @@ class EmbeddedStream(Stream):
         return self._spread(items, self.world.P) + torch.stack([self._of_table(one) for one in labels])
 
     def _pick(self, of_table: Float[Tensor, "heads columns R n"]) -> Float[Tensor, "heads R N n"]:
-        return dot_products(of_table, self.picks[None], self.compiled)
+        """The sums over the columns that each label is the sum of: its vector and, where it has one, its place."""
+        L = self.world.L
+        of_vectors = chosen(of_table[:, :L], self.labels, self.picks[:L], self.compiled)
+        return of_vectors if of_table.shape[1] == L else of_vectors + of_table[:, L:].transpose(1, 2)
 
     def _for_items(self, matrices: Tensor, axis: int = -1) -> Tensor:
         """What meets an item, of an axis that meets the stream's columns."""

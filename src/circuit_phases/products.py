@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -32,6 +34,37 @@ def weighted_sums(
     if compiled and across_sequences(*p.shape[1:3]):
         return (p[:, None] * values[:, :, None]).sum(3)
     return product_per_sequence(values, p.transpose(1, 2))
+
+
+def chosen(
+    values: Float[Tensor, "heads L R n"],
+    labels: Int64[Tensor, "N n"],
+    one_hot_labels: Float[Tensor, "L N n"],
+    compiled: bool,
+) -> Float[Tensor, "heads R N n"]:
+    """Of the values of every label, those of the labels that stand in the sequence."""
+    return _Chosen.apply(values, labels, one_hot_labels, compiled)
+
+
+class _Chosen(torch.autograd.Function):
+    """Gathered, which `dot_products(values, one_hot_labels[None])` equals; the gradient is that of the products."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(values: Tensor, labels: Tensor, one_hot_labels: Tensor, compiled: bool) -> Tensor:
+        heads, _, rows, n = values.shape
+        return values.gather(1, labels[None, :, None].expand(heads, -1, rows, n)).transpose(1, 2)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, bool], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[2])
+        ctx.compiled = inputs[3]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (one_hot_labels,) = ctx.saved_tensors
+        return weighted_sums(gradient, one_hot_labels[None], ctx.compiled), None, None, None
 
 
 def apply_to_tokens(
