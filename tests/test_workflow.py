@@ -293,7 +293,7 @@ def test_a_change_of_the_configuration_reruns_exactly_what_it_decides(
 
 PACKAGE = "src/circuit_phases"
 CODE_CHANGES: dict[str, tuple[str, str, str, dict[str, int]]] = {
-    "layout and a comment": (f"{PACKAGE}/training.py", "import json\n", "import json  # a remark\n\n\n", {}),
+    "layout and a comment": (f"{PACKAGE}/training.py", "import time\n", "import time  # a remark\n\n\n", {}),
     "layout of a script": ("workflow/scripts/train.py", "prepare_torch(", "prepare_torch(  # a remark\n        ", {}),
     "plumbing": (f"{PACKAGE}/stages.py", "from __future__", "SPARE = 1\nfrom __future__", {}),
     "one drawing": (f"{PACKAGE}/figures/fig04.py", "from __future__", "STYLE = 1\nfrom __future__", {"figure": 1}),
@@ -310,7 +310,7 @@ CODE_CHANGES: dict[str, tuple[str, str, str, dict[str, int]]] = {
         f"{PACKAGE}/datasets.py", "np.arange(1, T + 1)", "1 + np.arange(T)", FROM_WORLDS,
     ),
     "model": (f"{PACKAGE}/model.py", "torch.finfo(scores.dtype).min", "-1e30", FROM_TRAINING),
-    "training": (f"{PACKAGE}/training.py", "import json", "import json\nSPARE = 1", FROM_TRAINING),
+    "training": (f"{PACKAGE}/training.py", "import time", "import time\nSPARE = 1", FROM_TRAINING),
     "theory": (
         f"{PACKAGE}/theory.py", "_MOST_SUBSETS = 512", "_MOST_SUBSETS = 500",
         {"theory": 4, "phases": 4, "table": 3} | SHOWN,
@@ -461,12 +461,11 @@ def copy(project: Project, tmp_path: Path) -> Project:
     return Project(Path(shutil.copytree(project.folder, tmp_path / "copy", symlinks=True)))
 
 
-def test_a_run_that_is_stale_and_may_not_be_written_to_is_named_and_a_finished_one_may_be_so(copy: Project) -> None:
+def test_a_stale_run_that_may_not_be_written_to_is_named_before_anything_runs(copy: Project) -> None:
     bound = replace(copy, before=BOUND)
     runs = copy.folder / "results" / "runs"
     for folder in runs.glob("*/seed-*"):
         folder.chmod(0o555)
-    assert bound.snakemake("tables").returncode == 0
     outcome = bound.snakemake("--forcerun", "train", "--", f"results/runs/{INDUCTION}/seed-0/circuits.parquet")
     assert outcome.returncode != 0
     told = f"No permission to write to results/runs/{INDUCTION}/seed-0, where results are to be made. Permit it."
