@@ -462,17 +462,13 @@ def copy(project: Project, tmp_path: Path) -> Project:
 
 
 def test_a_stale_run_that_may_not_be_written_to_is_named_before_anything_runs(copy: Project) -> None:
+    (copy.folder / "results" / "runs" / INDUCTION / "seed-0").chmod(0o555)
     bound = replace(copy, before=BOUND)
-    runs = copy.folder / "results" / "runs"
-    for folder in runs.glob("*/seed-*"):
-        folder.chmod(0o555)
     outcome = bound.snakemake("--forcerun", "train", "--", f"results/runs/{INDUCTION}/seed-0/circuits.parquet")
     assert outcome.returncode != 0
     told = f"No permission to write to results/runs/{INDUCTION}/seed-0, where results are to be made. Permit it."
     assert told in outcome.stderr
     assert "Traceback" not in outcome.stderr
-    for folder in runs.glob("*/seed-*"):
-        folder.chmod(0o755)
 
 
 def test_a_damaged_table_is_named_and_the_message_ends_with_how_to_look_further(copy: Project) -> None:
