@@ -2,7 +2,7 @@
 import sys
 from pathlib import Path
 
-from circuit_phases.configuration import read_values
+from circuit_phases.config_file import read_values
 from circuit_phases.files import UserError
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from training_runs import QUICK, overall_accuracy, results, run, summary, trainer_of
 
 from circuit_phases import training
-from circuit_phases.checkpoint_schedule import checkpoint_steps
+from circuit_phases.checkpoint_schedule import checkpoint_steps, spaced_steps
 from circuit_phases.checkpoints import load_model, load_tensors, saved_checkpoints
 from circuit_phases.code_digest import code_digest
 from circuit_phases.files import DamagedFile, UserError
@@ -51,7 +51,7 @@ def test_weights_are_saved_about_as_often_as_asked_from_the_first_step_to_the_la
     settings = TrainingSettings(
         checkpoints=count, max_steps=steps, evaluation_interval=1, checkpoint_spacing=spacing  # type: ignore[arg-type]
     )  # fmt: skip
-    chosen = checkpoint_steps(settings, 1)
+    chosen = spaced_steps(settings)
     assert chosen == sorted(set(chosen))
     assert chosen[0] == 0
     assert chosen[-1] == steps
@@ -62,24 +62,24 @@ def test_weights_are_saved_about_as_often_as_asked_from_the_first_step_to_the_la
 @pytest.mark.parametrize("spacing", ["log", "linear"])
 def test_two_saves_are_of_the_first_and_the_last_step(spacing: str) -> None:
     settings = TrainingSettings(checkpoints=2, checkpoint_spacing=spacing)  # type: ignore[arg-type]
-    assert checkpoint_steps(settings, 1) == [0, 200_000]
+    assert spaced_steps(settings) == [0, 200_000]
 
 
 def test_saved_steps_are_evenly_spaced_in_log_steps_or_in_steps() -> None:
-    log = checkpoint_steps(TrainingSettings(), 1)
+    log = spaced_steps(TrainingSettings())
     assert len(log) == 80
     assert log[:6] == [0, 1, 2, 3, 4, 5]
     spread = [step for step in log if step > 10_000]
     ratios = np.diff(np.log(spread))
     assert ratios.max() / ratios.min() < 1.2
-    linear = checkpoint_steps(TrainingSettings(checkpoints=81, checkpoint_spacing="linear"), 1)
+    linear = spaced_steps(TrainingSettings(checkpoints=81, checkpoint_spacing="linear"))
     assert linear == list(range(0, 200_001, 2_500))
 
 
 @given(st.integers(3, 200), st.integers(1, 10**4), st.sampled_from([1, 10, 100]))
 def test_weights_are_saved_at_evaluations_from_the_first_on(count: int, evaluations: int, interval: int) -> None:
     settings = TrainingSettings(checkpoints=count, max_steps=evaluations * interval, evaluation_interval=interval)
-    assert all(step < interval or step % interval == 0 for step in checkpoint_steps(settings, 1))
+    assert all(step < interval or step % interval == 0 for step in spaced_steps(settings))
 
 
 @given(st.integers(3, 200), st.integers(1, 60), st.integers(1, 10**8))
@@ -87,7 +87,7 @@ def test_weights_of_a_big_model_take_no_more_room_than_allowed_by_leaving_out_th
     count: int, megabytes: int, parameters_count: int
 ) -> None:
     settings = TrainingSettings(checkpoints=count, checkpoint_megabytes=megabytes)
-    every, chosen = (checkpoint_steps(settings, parameters) for parameters in (1, parameters_count))
+    every, chosen = spaced_steps(settings), checkpoint_steps(settings, parameters_count)
     assert set(chosen) <= set(every)
     assert (chosen[0], chosen[-1]) == (0, 200_000)
     assert len(chosen) == min(len(every), max(2, int(megabytes * 1e6 / (4 * parameters_count))))
@@ -123,7 +123,7 @@ def test_a_small_world_is_learned(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_a_finished_run_leaves_its_tables_and_weights_and_nothing_else(finished: Path, tiny: Tiny) -> None:
-    steps = checkpoint_steps(tiny().training, 1)
+    steps = spaced_steps(tiny().training)
     assert sorted(path.name for path in finished.iterdir()) == [
         ".finished",
         ".lock",

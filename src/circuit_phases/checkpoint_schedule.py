@@ -11,13 +11,12 @@ from circuit_phases.settings import TrainingSettings
 
 
 def checkpoint_steps(settings: TrainingSettings, parameters_count: int) -> list[int]:
-    """The steps at which the weights of a model with so many parameters are saved: 0, then spaced as set, to the last.
+    """The steps at which the weights of a model with so many parameters are saved: of `spaced_steps` what has room.
 
-    From the first evaluation on they are steps of evaluations, so that weights and accuracy belong together. Where all
-    would take more room than is allowed, those before the first evaluation go, the first first, but for step 0; then
-    the others are thinned evenly.
+    Where all would take more than is allowed, those before the first evaluation go, the first first, but for step 0;
+    then the others are thinned evenly.
     """
-    spaced = _spaced_steps(settings)
+    spaced = spaced_steps(settings)
     bytes_each = torch.float32.itemsize * parameters_count
     room = max(2, settings.checkpoint_megabytes * 1_000_000 // bytes_each) - 1
     later = [step for step in spaced if step >= settings.evaluation_interval]
@@ -26,7 +25,11 @@ def checkpoint_steps(settings: TrainingSettings, parameters_count: int) -> list[
     return [0, *(later[place] for place in np.linspace(len(later) - 1, 0, room).round().astype(int)[::-1])]
 
 
-def _spaced_steps(settings: TrainingSettings) -> list[int]:
+def spaced_steps(settings: TrainingSettings) -> list[int]:
+    """Step 0, then as many as set, spaced as set, to the last step.
+
+    From the first evaluation on they are steps of evaluations, so that weights and accuracy belong together.
+    """
     steps, interval = settings.max_steps, settings.evaluation_interval
     count = min(settings.checkpoints, interval + steps // interval + 1)
 

@@ -12,15 +12,7 @@ from collections.abc import Iterable
 from math import log10
 from typing import Annotated, Any, Literal, NoReturn, Self, get_args
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from circuit_phases.mistakes import RuleBroken, one_line
 

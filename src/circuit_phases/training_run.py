@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from circuit_phases.checkpoint_schedule import checkpoint_steps
+from circuit_phases.checkpoint_schedule import checkpoint_steps, spaced_steps
 from circuit_phases.checkpoints import saved_checkpoints
 from circuit_phases.code_digest import code_digest, library_versions
 from circuit_phases.files import UserError
@@ -62,14 +62,10 @@ class TrainingRun:
         self._interval = settings.training.evaluation_interval
         self._parameters_count = sum(tensor.numel() for tensor in self.trainer.parameters.values())
         self._checkpoint_at = checkpoint_steps(settings.training, self._parameters_count)
-        every = checkpoint_steps(settings.training, 1)
-        if len(every) > len(self._checkpoint_at):
-            logger.info(
-                "Weights are saved at %d of %d steps, as checkpoint_megabytes = %d asks",
-                len(self._checkpoint_at),
-                len(every),
-                settings.training.checkpoint_megabytes,
-            )
+        kept, spaced = len(self._checkpoint_at), len(spaced_steps(settings.training))
+        if kept < spaced:
+            room = settings.training.checkpoint_megabytes
+            logger.info("Weights are saved at %d of %d steps, as checkpoint_megabytes = %d asks", kept, spaced, room)
         found = self._saved.found(self._interval)
         self.points, self._checkpoints, self._rows = found.points, found.checkpoints, found.rows
         newest = max(found.states.values(), key=lambda state: state.step, default=None)
