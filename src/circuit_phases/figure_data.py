@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -33,6 +34,11 @@ class Series:
     seeds: tuple[int, ...]
     maps: tuple[Moment, ...] = ()
 
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Series:
+        """From plain values, as a rule hands them on."""
+        return cls(entry["label"], entry["run"], tuple(entry["seeds"]), tuple(entry.get("maps", ())))
+
 
 @dataclass(frozen=True)
 class FigureData:
@@ -57,8 +63,13 @@ class FigureData:
         table, places = self._by_run[name]
         return table.iloc[places.get((run, seed), slice(0))]
 
-    def training_curve(self, run: str, seed: int, split: str, column: str, task: int | None) -> pd.Series[float]:
-        """A column of the table `training` by step, from step 1 on: of one task, or of all together."""
+    def training_curve(
+        self, run: str, seed: int, split: str = "iid", column: str = "accuracy", task: int | None = None
+    ) -> pd.Series[float]:
+        """A column of the table `training` by step, of one task or of all together.
+
+        It begins with step 1: step 0 has no place on a log axis.
+        """
         places = self._training_places.get((run, seed, split, task or ALL), [])
         steps = self.tables["training"]["step"].to_numpy()[places].astype(np.int64)
         values = self.tables["training"][column].to_numpy()[places].astype(np.float64)

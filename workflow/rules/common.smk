@@ -1,5 +1,6 @@
 # Helpers of the rules: the configuration, where files lie, and what a rule's code is.
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 from circuit_phases.captions import caption
@@ -7,10 +8,10 @@ from circuit_phases.code_digest import code_digest, library_versions
 from circuit_phases.configuration import TABLES_SECTION, parse_configuration
 from circuit_phases.claims import TABLES as CLAIM_TABLES
 from circuit_phases.figures import ANIMATIONS, FINDINGS, RUN_DRAWINGS, UNTRAINED_TABLES
-from circuit_phases.files import require_replaceable, require_writable
-from circuit_phases.logs import failures
-from circuit_phases.schemas import DATASET_TABLES
+from circuit_phases.files import UserError, require_writable
+from circuit_phases.schemas import DATASET_TABLES, RUN_TABLES
 from circuit_phases.workers import run_script
+from snakemake.exceptions import WorkflowError
 
 try:
     configuration = parse_configuration(config, " + ".join(map(str, CONFIG_FILES)))
@@ -19,22 +20,15 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
+# Scripts read these there; where the config is silent, what the schema says holds.
+config |= configuration.model_dump(include={"device", "seconds_between_saves"})
+
 SCRIPTS = Path(workflow.basedir, "workflow", "scripts")
 RESULTS = configuration.results
 CACHE = workflow.workflow_settings.cache is not None and "omit-software"
 RUN = f"{RESULTS}/runs/{{run}}/seed-{{seed}}"
 DATASET = f"{RESULTS}/datasets/{{dataset}}"
-TABLES = (
-    "runs",
-    "training",
-    "circuits",
-    "attention",
-    "example_attention",
-    "attribution",
-    "phases",
-    "theory",
-    "ability_levels",
-)
+TABLES = tuple(table for table in RUN_TABLES if table not in UNTRAINED_TABLES)
 
 RUN_SEEDS = {
     (each.settings.name, each.seed): each
@@ -87,7 +81,7 @@ wildcard_constraints:
     run="[^/]+",
     seed=r"\d+",
     dataset="[^/]+",
-    table=any_of((*TABLES, *UNTRAINED_TABLES - DATASET_TABLES.keys())),
+    table=any_of(RUN_TABLES),
     figure=any_of(FIGURE_NAMES),
 
 
@@ -164,11 +158,12 @@ def table_paths(table, run_seeds):
     """The per-run files of a table, or those of the runs' worlds."""
     if table in DATASET_TABLES:
         return [
-            f"{RESULTS}/datasets/{each.dataset}/{table}.parquet" for each in run_seeds
+            f"{DATASET.format(dataset=each.dataset)}/{table}.parquet"
+            for each in run_seeds
         ]
     name = "run" if table == "runs" else table
     return [
-        f"{RESULTS}/runs/{each.settings.name}/seed-{each.seed}/{name}.parquet"
+        f"{RUN.format(run=each.settings.name, seed=each.seed)}/{name}.parquet"
         for each in run_seeds
     ]
 

@@ -7,7 +7,7 @@ from circuit_phases.stages import animate
 
 with job_log(snakemake.log[0]):
     animate(
-        [Series(each["label"], each["run"], tuple(each["seeds"])) for each in snakemake.params.series],
+        [Series.of(each) for each in snakemake.params.series],
         {table: snakemake.input.get(table) for table in ANIMATIONS["animation"]},
         gif=Path(snakemake.output.gif),
         mp4=Path(snakemake.output.mp4),

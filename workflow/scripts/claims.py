@@ -6,7 +6,7 @@ from circuit_phases.stages import decide_claims
 
 with job_log(snakemake.log[0]):
     experiments = {
-        name: [(Series(each["label"], each["run"], tuple(each["seeds"])), each["parameters"]) for each in series]
+        name: [(Series.of(each), each["parameters"]) for each in series]
         for name, series in snakemake.params.experiments.items()
     }
     decide_claims(experiments, dict(snakemake.input.items()), Path(snakemake.output[0]))

@@ -10,10 +10,7 @@ with job_log(snakemake.log[0]):
     drawing = snakemake.params.drawing
     draw_figure(
         drawing,
-        [
-            Series(each["label"], each["run"], tuple(each["seeds"]), tuple(each["maps"]))
-            for each in snakemake.params.series
-        ],
+        [Series.of(each) for each in snakemake.params.series],
         {table: snakemake.input.get(table) for table in DRAWINGS[drawing]},
         rules=PhaseSettings(**snakemake.params.phases),
         pdf=Path(snakemake.output.pdf),

@@ -9,7 +9,7 @@ with job_log(snakemake.log[0]):
     drawing = snakemake.params.drawing
     keep_finding(
         drawing,
-        [Series(each["label"], each["run"], tuple(each["seeds"])) for each in snakemake.params.series],
+        [Series.of(each) for each in snakemake.params.series],
         {table: snakemake.input.get(table) for table in FINDINGS[drawing].tables},
         Path(snakemake.output[0]),
     )

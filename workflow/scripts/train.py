@@ -10,6 +10,6 @@ with job_log(snakemake.log[0]):
         snakemake.params.seeds,
         datasets=[Path(path).parent for path in snakemake.input if path.endswith("class_means.parquet")],
         folders=[Path(path).parent for path in snakemake.output if path.endswith("training.parquet")],
-        device=snakemake.config.get("device", "auto"),
-        seconds_between_saves=snakemake.config.get("seconds_between_saves"),
+        device=snakemake.config["device"],
+        seconds_between_saves=snakemake.config["seconds_between_saves"],
     )
