@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike
 from scipy.stats import chisquare
 from torch import Tensor
-from training_runs import Interrupted
+from training_runs import Interrupted, run
 
 from circuit_phases import training
 from circuit_phases.settings import RunSettings
@@ -54,6 +54,12 @@ def tiny() -> Callable[..., RunSettings]:
 def tiny_world(tiny: Callable[..., RunSettings]) -> Callable[..., World]:
     """A tiny world, with any parameter and its seed changed."""
     return lambda seed=0, **parameters: World.draw(tiny(**parameters).world, seed)
+
+
+@pytest.fixture(scope="session")
+def finished(tiny: Callable[..., RunSettings], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run of 60 steps, evaluated every 10, that nothing disturbed; not to be changed."""
+    return run(tiny(), tmp_path_factory.mktemp("finished"))
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import damaged_message
 from permissions import BOUND
 
 from circuit_phases import files
@@ -302,30 +303,20 @@ def test_missing_weights_are_named_with_the_way_out(tmp_path: Path) -> None:
     assert str(caught.value) == f"{path} is missing. Run `snakemake` to make it."
 
 
-def damaged_message(path: Path) -> str:
-    with pytest.raises(DamagedFile) as caught:
-        load_tensors(path)
-    message = str(caught.value)
-    assert message.startswith(f"{path} is damaged (")
-    assert message.endswith("Delete it; `snakemake` will make it again.")
-    assert "\n" not in message
-    return message
-
-
 def test_weights_cut_short_anywhere_are_named(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_tensors(path, TENSORS, METADATA)
     whole = path.read_bytes()
     for size in range(0, len(whole), 3):
         path.write_bytes(whole[:size])
-        assert "truncated" in damaged_message(path)
+        assert "truncated" in damaged_message(path, load_tensors)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 64, b"not safetensors, a text", b"{}"], ids=repr)
 def test_a_file_that_holds_no_weights_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(content)
-    damaged_message(path)
+    damaged_message(path, load_tensors)
 
 
 def test_weights_with_any_byte_altered_are_named(tmp_path: Path) -> None:
@@ -340,7 +331,7 @@ def test_weights_with_any_byte_altered_are_named(tmp_path: Path) -> None:
             altered = bytearray(whole)
             altered[place] ^= bits
             path.write_bytes(altered)
-            damaged_message(path)
+            damaged_message(path, load_tensors)
 
 
 @pytest.mark.parametrize(
@@ -360,7 +351,7 @@ def test_weights_with_an_altered_header_are_named(written: bytes, altered: bytes
     whole = path.read_bytes()
     assert whole.count(written) >= 1
     path.write_bytes(whole.replace(written, altered))
-    assert "altered" in damaged_message(path)
+    assert "altered" in damaged_message(path, load_tensors)
 
 
 def test_weights_of_other_software_are_not_taken_for_ours(tmp_path: Path) -> None:
@@ -368,13 +359,13 @@ def test_weights_of_other_software_are_not_taken_for_ours(tmp_path: Path) -> Non
 
     path = tmp_path / "weights.safetensors"
     save_file(TENSORS, path)
-    damaged_message(path)
+    damaged_message(path, load_tensors)
 
 
 def test_a_table_where_weights_should_be_is_named(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     write_label_tables(path)
-    damaged_message(path)
+    damaged_message(path, load_tensors)
     write_weights(path)
     with pytest.raises(DamagedFile):
         read_table(path, LABEL_TABLES)

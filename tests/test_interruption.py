@@ -30,12 +30,6 @@ Tiny = Callable[..., RunSettings]
 
 
 @pytest.fixture(scope="module")
-def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny run of 60 steps, evaluated every 10, that nothing disturbed."""
-    return run(tiny(), tmp_path_factory.mktemp("finished"))
-
-
-@pytest.fixture(scope="module")
 def solved(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(tiny(**QUICK | {"stop_after": 3}), tmp_path_factory.mktemp("solved"))
 

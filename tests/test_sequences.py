@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import same
 from scipy.stats import binomtest, chi2_contingency, kstest
 
 from circuit_phases.sequences import (
@@ -30,10 +31,6 @@ Follows = Callable[[object, object], None]
 def draw(count: int, seed: int = 0, **settings: Any) -> tuple[World, Sequences]:
     world = World.draw(WorldSettings(**settings), seed)
     return world, draw_sequences(world, count, np.random.default_rng(seed))
-
-
-def same(one: Sequences, other: Sequences) -> bool:
-    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in Sequences.__dataclass_fields__)
 
 
 def successive_draws(frequencies: list[float], picks: int) -> Iterator[tuple[tuple[int, ...], float]]:

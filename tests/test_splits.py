@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import same
 
 from circuit_phases.abilities import SplitReading
 from circuit_phases.sequences import Sequences, TrainingBatches
@@ -22,10 +23,6 @@ TinyWorld = Callable[..., World]
 def splits_of(**settings: Any) -> tuple[World, EvaluationSet]:
     world = World.draw(WorldSettings(**{"D": 5, "evaluation_sequences": 64, "ability_sequences": 3_000} | settings), 0)
     return world, evaluation_set(world)
-
-
-def same(one: Sequences, other: Sequences) -> bool:
-    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in Sequences.__dataclass_fields__)
 
 
 def places_of_the_query(sequences: Sequences) -> torch.Tensor:

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from helpers import until
 
 from circuit_phases.configuration import Configuration, parse_configuration
 from circuit_phases.files import LOCK, UserError
@@ -70,18 +71,11 @@ def training(configuration: Configuration) -> Iterator[multiprocessing.process.B
     )
     job.start()
     try:
-        wait_for(lambda: (trainings(configuration)[0].speed or 0) > 0)
+        until(lambda: (trainings(configuration)[0].speed or 0) > 0)
         yield job
     finally:
         job.kill()
         job.join()
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_a_training_that_runs_tells_how_far_it_is_and_one_that_is_killed_where_it_stands(

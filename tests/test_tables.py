@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers import damaged_message
 
 from circuit_phases import schemas
 from circuit_phases.files import DamagedFile, UserError
@@ -34,6 +35,10 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "training.parquet"
     write_table(path, table_from_rows(ROWS, TRAINING), TRAINING)
     return path
+
+
+def read_training(path: Path) -> pa.Table:
+    return read_table(path, TRAINING)
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -127,32 +132,22 @@ def test_a_missing_table_is_named_with_the_way_out(tmp_path: Path) -> None:
     assert str(caught.value) == f"{path} is missing. Run `snakemake` to make it."
 
 
-def damaged_message(path: Path) -> str:
-    with pytest.raises(DamagedFile) as caught:
-        read_table(path, TRAINING)
-    message = str(caught.value)
-    assert message.startswith(f"{path} is damaged (")
-    assert message.endswith("Delete it; `snakemake` will make it again.")
-    assert "\n" not in message
-    return message
-
-
 def test_a_table_cut_short_anywhere_is_named(path: Path) -> None:
     whole = path.read_bytes()
     for size in [*range(0, len(whole), 7), len(whole) - 1]:
         path.write_bytes(whole[:size])
-        damaged_message(path)
+        damaged_message(path, read_training)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"run,seed\npaper,0\n", b"\0" * 5000], ids=lambda c: repr(c[:8]))
 def test_a_file_that_is_no_table_is_named(content: bytes, path: Path) -> None:
     path.write_bytes(content)
-    damaged_message(path)
+    damaged_message(path, read_training)
 
 
 def test_a_folder_where_a_table_should_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "training.parquet").mkdir()
-    damaged_message(tmp_path / "training.parquet")
+    damaged_message(tmp_path / "training.parquet", read_training)
 
 
 @pytest.mark.parametrize("part", ["data", "footer"])
@@ -181,14 +176,14 @@ def test_a_table_with_any_bit_flipped_is_named_or_still_right(part: str, path: P
 @pytest.mark.parametrize("missing", ["run", "accuracy"])
 def test_a_table_without_a_column_is_named_with_it(missing: str, path: Path) -> None:
     pq.write_table(table_from_rows(ROWS, TRAINING).drop_columns([missing]), path)
-    assert f"lacks the column {missing}" in damaged_message(path)
+    assert f"lacks the column {missing}" in damaged_message(path, read_training)
 
 
 def test_a_table_with_a_column_of_another_type_is_named_with_it(path: Path) -> None:
     table = table_from_rows(ROWS, TRAINING)
     accuracy = pa.array(["high"] * len(table))
     pq.write_table(table.set_column(table.column_names.index("accuracy"), "accuracy", accuracy), path)
-    assert "accuracy" in damaged_message(path)
+    assert "accuracy" in damaged_message(path, read_training)
 
 
 def test_tables_are_joined_in_the_given_order(tmp_path: Path) -> None:

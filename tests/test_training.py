@@ -34,12 +34,6 @@ from circuit_phases.world import World
 Tiny = Callable[..., RunSettings]
 
 
-@pytest.fixture(scope="module")
-def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny run of 60 steps, evaluated every 10, that nothing disturbed."""
-    return run(tiny(), tmp_path_factory.mktemp("finished"))
-
-
 # When weights are saved
 
 

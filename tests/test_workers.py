@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers import until
 
 from circuit_phases.files import UserError
 from circuit_phases.workers import run_script
@@ -107,11 +107,3 @@ def test_processes_end_with_the_one_that_started_them(job: Job, tmp_path: Path) 
     starter.send_signal(signal.SIGKILL)
     starter.wait()
     until(lambda: not Path(f"/proc/{output.read_text()}").exists())
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait for a condition."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from circuit_phases.settings import WorldSettings
-from circuit_phases.world import Stream, World, draw_label_tables, power_law, random_generator
+from circuit_phases.world import RandomStream, World, draw_label_tables, power_law, random_generator
 
 
 def label_tables(seed: int, **settings: object) -> np.ndarray:
@@ -114,5 +114,5 @@ def test_more_tasks_do_not_change_the_vectors_nor_the_first_tasks(tiny_world: Ca
 
 
 def test_every_quantity_has_its_own_random_stream() -> None:
-    keys = [(stream, seed, step) for stream in Stream for seed in (0, 1, 2) for step in (0, 1, 2)]
+    keys = [(stream, seed, step) for stream in RandomStream for seed in (0, 1, 2) for step in (0, 1, 2)]
     assert len({random_generator(*key).integers(2**63) for key in keys}) == len(keys)

@@ -16,7 +16,7 @@ then right as often as one in the mean number of them (inference).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -112,8 +112,8 @@ def _at_best(split: str, found: Iterable[Ceiling]) -> list[Level]:
 
 
 def _under(world: World, of_iid: list[Ceiling], **law: object) -> list[Ceiling]:
-    settings = world.settings.model_copy(update=law)
-    return of_iid if settings == world.settings else ceilings(replace(world, settings=settings))
+    other = world.under(**law)
+    return of_iid if other.settings == world.settings else ceilings(other)
 
 
 def _by_chance(world: World, splits: Iterable[str]) -> Iterator[Level]:

@@ -17,6 +17,7 @@ from scipy import stats
 
 from circuit_phases.evidence import Trained, trained
 from circuit_phases.figure_data import FigureData
+from circuit_phases.readings import TIME_NAMES
 from circuit_phases.schemas import CENSUS
 
 CONFIDENCE = 0.95
@@ -24,7 +25,7 @@ RESAMPLES = 9_999
 """Permutations drawn, or all where there are no more; the worlds of six seeds have 720."""
 
 OUTCOMES = ("all_phases", "skips_1", "skips_2", "no_phase_3")
-TIMES = ("phase_1_start", "phase_1_end", "phase_2_start", "phase_2_end", "phase_3_start", "solved_step")
+TIMES = tuple(TIME_NAMES)
 FEATURES = (
     "ncc_ceiling",
     "scc_ceiling",

@@ -1,4 +1,4 @@
-"""Saved weights: when, where, and how they are told from damaged ones."""
+"""Saved weights: written with a digest, and told from damaged ones by it."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ class FigureEntry(Settings):
         {},
         description=(
             "drawings sweep_maps and maps: the series whose attention maps are shown, and when: "
-            "early (on the first plateau), full (where accuracy has come to its highest)"
+            "early (on the first plateau), full (at 0.99 of its highest accuracy)"
         ),
     )
 
@@ -142,7 +142,8 @@ class Configuration(Settings):
     seeds_limit: Positive | None = Field(None, description="at most this many seeds of each experiment")
     device: Device = Field("auto", description="device to train on; auto: a CUDA card if any")
     seeds_together: Positive = Field(
-        1, description="seeds of one configuration trained in one job as one batched model; pays on a GPU"
+        1,
+        description="seeds of a configuration trained in one job as one batched model, for a GPU: docs/training.md",
     )
     analysis_sequences: Positive | None = Field(
         None,
@@ -224,7 +225,7 @@ class Configuration(Settings):
                 raise RuleBroken(
                     f"{name}: a rule of the workflow has this name, which a figure cannot have. Rename it."
                 )
-            if self.whole.drawing(name) in FINDINGS and name in (*TABLES, "claims"):
+            if self.whole.drawing(name) in FINDINGS and name in TABLES:
                 raise RuleBroken(f"figures.{name}: a table has this name, and {figure.draw} keeps one too. Rename it.")
         for name in self.headline:
             if name not in self.figures:

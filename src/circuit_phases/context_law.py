@@ -1,8 +1,8 @@
 """The probability of the labels of a context, given the query's class, under any label table.
 
 This is the probability of a multiset of labels when classes are drawn one after another without
-replacement. Exponential clocks give it: if class k rings at rate f(k), the first n classes to ring
-are the set C with probability
+replacement. Exponential clocks give it (Efraimidis and Spirakis 2006): if class k rings at rate f(k),
+the first n classes to ring are the set C with probability
 
     integral over t > 0 of  W e^{-W t}  prod_{k in C} (1 - e^{-f(k) t}) dt,   W = sum of f(k) over k not in C.
 

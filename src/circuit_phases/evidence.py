@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from circuit_phases.figure_data import FigureData, Series
-from circuit_phases.readings import Phase, ceilings, circuit_curve, nearest, phases, training_curve
+from circuit_phases.readings import Phase, ceilings, circuit_curve, nearest, phases
 from circuit_phases.settings import PARAMETERS, RunSettings
 
 LAST = 10
@@ -48,12 +48,12 @@ class Trained:
     @cached_property
     def accuracy(self) -> pd.Series[float]:
         """Accuracy on the evaluation sequences, by step."""
-        return training_curve(self.data, self.series.run, self.seed)
+        return self.data.training_curve(self.series.run, self.seed)
 
     @cached_property
     def random_label_accuracy(self) -> pd.Series[float]:
         """Accuracy with the context's labels permuted (RLA; paper, Sec. 4), by step."""
-        return training_curve(self.data, self.series.run, self.seed, "random_label")
+        return self.data.training_curve(self.series.run, self.seed, "random_label")
 
     @cached_property
     def last_accuracy(self) -> float:

@@ -1,4 +1,4 @@
-"""When attribution patching can be trusted: gradients' estimates of effects against the effects, phase by phase."""
+"""When attribution patching (Nanda 2023) can be trusted: gradients' estimates against the effects, phase by phase."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from circuit_phases.figure_data import FigureData, Series
-from circuit_phases.readings import phases, training_curve
+from circuit_phases.readings import phases
 from circuit_phases.schemas import GRADIENT_ESTIMATES
 
 BETWEEN = 0
@@ -29,7 +29,7 @@ def phased_effects(data: FigureData, series: Series) -> pd.DataFrame:
         rows = data.table("attribution", series.run, seed)
         rows = rows[rows["split"] == "iid"]
         rows = rows[(rows["intervention"] != "none") & ((rows["logit_change"] != 0) | (rows["logit_estimate"] != 0))]
-        if plateaus and len(training_curve(data, series.run, seed)):
+        if plateaus and len(data.training_curve(series.run, seed)):
             steps = rows["step"].to_numpy(dtype=np.int64)
             phase = np.full(len(rows), BETWEEN)
             for each in plateaus:

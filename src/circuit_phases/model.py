@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from circuit_phases.sequences import Sequences
 from circuit_phases.settings import EdgeFamily, ModelSettings, WorldSettings
-from circuit_phases.world import Stream, World, random_generator
+from circuit_phases.world import RandomStream, World, random_generator
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class InContextTransformer(nn.Module):
         super().__init__()
         self.settings = settings
         self.world_settings = world.settings
-        generator = torch.Generator().manual_seed(int(random_generator(Stream.weights, seed).integers(2**63 - 1)))
+        generator = torch.Generator().manual_seed(int(random_generator(RandomStream.weights, seed).integers(2**63 - 1)))
         width = world.settings.P + world.settings.D
         self.embedding = Embedding(world, settings, generator)
         self.layers = nn.ModuleList(Layer(width, settings, generator) for _ in range(settings.layers))

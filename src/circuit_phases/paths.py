@@ -1,4 +1,4 @@
-"""Where every output lies below the results folder."""
+"""Where worlds, trainings and logs lie below the results folder."""
 
 from __future__ import annotations
 

@@ -48,13 +48,6 @@ class Phase:
         return f"Phase {self.number} ({CIRCUITS[self.number]})" if self.number in CIRCUITS else "plateau"
 
 
-def training_curve(
-    data: FigureData, run: str, seed: int, split: str = "iid", column: str = "accuracy", task: int | None = None
-) -> pd.Series[float]:
-    """`accuracy` or `loss` of one task, or of all together, by step; step 0 has no place on a log axis."""
-    return data.training_curve(run, seed, split, column, task)
-
-
 def circuit_curve(
     data: FigureData, run: str, seed: int, metric: str, layer: int, head: int | None = None
 ) -> pd.Series[float]:
@@ -134,7 +127,7 @@ def moment_step(data: FigureData, run: str, seed: int, moment: Moment) -> int:
     found = phases(data, run, seed)
     if moment == "early" and found:
         return nearest(saved, found[0].middle)
-    curve = training_curve(data, run, seed)
+    curve = data.training_curve(run, seed)
     reached = step_reaching(curve, 0.5 if moment == "early" else FULL)
     return next((step for step in saved if step >= reached), saved[-1])
 

@@ -216,7 +216,7 @@ CENSUS = _schema(
 )  # fmt: skip
 
 DEPARTING = ("positions", "label_tables", "output_projection", "label_vectors")
-"""The parameters in which the released code departs from the paper's text: the axes of the grid of departures."""
+"""The axes of the grid of departures from the paper's text."""
 
 DEPARTURES = _schema(
     "The grid of departures from the paper's text: what came of each",
@@ -422,5 +422,5 @@ FIGURE_TABLES = RUN_TABLES | {
 }
 """The tables as figures read them: those of runs, and those of their worlds with `run` and `seed`."""
 
-TABLES: dict[str, pa.Schema] = RUN_TABLES | LLM_TABLES
-"""All tables of results/tables, by name."""
+TABLES: dict[str, pa.Schema] = RUN_TABLES | LLM_TABLES | {"claims": CLAIMS}
+"""The tables of results/tables whose names no figure gives, by name."""

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float32, Int64
 
 from circuit_phases.settings import WorldSettings
-from circuit_phases.world import Stream, World, random_generator
+from circuit_phases.world import RandomStream, World, random_generator
 
 STEPS_DRAWN_TOGETHER = 16
 """Steps whose sequences come from one generator; a few large draws cost less than many small ones."""
@@ -55,7 +55,7 @@ class TrainingBatches:
         """The sequences of one step (from 1)."""
         number, place = divmod(step - 1, STEPS_DRAWN_TOGETHER)
         if number != self._number:
-            generator = random_generator(Stream.batch, self.seed, number)
+            generator = random_generator(RandomStream.batch, self.seed, number)
             self._drawn = _draw_all_but_items(self.world, STEPS_DRAWN_TOGETHER * self.batch_size, generator)
             self._noise_seeds = generator.integers(2**63 - 1, size=STEPS_DRAWN_TOGETHER)
             self._number = number
@@ -140,7 +140,10 @@ def _without_replacement(
 def _first_to_ring(
     frequencies: np.ndarray, picks: int, count: int, generator: np.random.Generator
 ) -> Int64[np.ndarray, "count picks"]:
-    """The order in which independent exponential clocks with these rates ring has the law of drawing what is left."""
+    """The order in which exponential clocks with these rates ring has the law of drawing what is left.
+
+    Efraimidis and Spirakis 2006.
+    """
     rings = generator.standard_exponential((count, len(frequencies)), dtype=np.float32)
     rings /= frequencies.astype(np.float32)
     first = np.argpartition(rings, picks - 1, axis=1)[:, :picks]

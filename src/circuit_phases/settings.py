@@ -235,7 +235,7 @@ class TrainingSettings(Settings):
     )
     checkpoint_spacing: Literal["log", "linear"] = Field("log", description="how the saved steps are spaced")
     checkpoint_megabytes: Positive = Field(
-        55, description="most room that saved weights take in all (MB); of a big model the first steps are left out"
+        55, description="most room that saved weights take in all (MB); a bigger model saves fewer: docs/training.md"
     )
     stop_after: Natural = Field(
         20,

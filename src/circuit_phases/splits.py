@@ -13,7 +13,6 @@ novel_class    classes never seen in training, the query's among those of the co
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from jaxtyping import Int64
 
 from circuit_phases.sequences import Sequences, draw_items, draw_offsets, draw_sequences
 from circuit_phases.settings import WorldSettings
-from circuit_phases.world import Stream, World, random_generator
+from circuit_phases.world import RandomStream, World, random_generator
 
 PARTNERS: dict[str, str | None] = {
     "iid": "random_label",
@@ -44,19 +43,19 @@ def evaluation_set(world: World) -> EvaluationSet:
     the context (N >= K), there is no `conflict` and no `no_context`.
     """
     s = world.settings
-    generator = random_generator(Stream.evaluation, world.seed)
+    generator = random_generator(RandomStream.evaluation, world.seed)
     iid = draw_sequences(world, s.evaluation_sequences, generator)
     # The permutation pi of 1..N is uniform for each sequence (random-label accuracy, paper, Sec. 4).
     permuted = generator.permuted(iid.labels[:, :-1].numpy(), axis=1)
     found = {"iid": iid, "random_label": iid.with_context_labels(torch.from_numpy(permuted))}
     if s.ability_sequences:
         for number, draw in enumerate((_copy, _conflict, _novel_class)):
-            found |= draw(world, random_generator(Stream.abilities, world.seed, number))
+            found |= draw(world, random_generator(RandomStream.abilities, world.seed, number))
     return found
 
 
 def _copy(world: World, generator: np.random.Generator) -> EvaluationSet:
-    copy = draw_sequences(_under(world, p_B=1.0), world.settings.ability_sequences, generator)
+    copy = draw_sequences(world.under(p_B=1.0), world.settings.ability_sequences, generator)
     return {"copy": copy, "novel_task": replace(copy, labels=_fresh_labels(world.settings, copy.classes, generator))}
 
 
@@ -65,7 +64,7 @@ def _conflict(world: World, generator: np.random.Generator) -> EvaluationSet:
     if s.N >= s.K:
         return {}
     conflict = draw_sequences(
-        _under(world, p_B=0.0, query="excluded", beta=0.0), world.settings.ability_sequences, generator
+        world.under(p_B=0.0, query="excluded", beta=0.0), world.settings.ability_sequences, generator
     )
     uniform = generator.integers(s.L, size=(len(conflict), s.N))
     return {"conflict": conflict, "no_context": conflict.with_context_labels(torch.from_numpy(uniform))}
@@ -85,10 +84,6 @@ def _novel_class(world: World, generator: np.random.Generator) -> EvaluationSet:
         offsets=draw_offsets(s, count, generator),
     )
     return {"novel_class": sequences}
-
-
-def _under(world: World, **settings: Any) -> World:
-    return replace(world, settings=world.settings.model_copy(update=settings))
 
 
 def _fresh_labels(

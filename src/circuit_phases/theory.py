@@ -33,7 +33,7 @@ from circuit_phases.schemas import THEORY
 from circuit_phases.sequences import draw_sequences
 from circuit_phases.settings import WorldSettings
 from circuit_phases.tables import table_from_rows
-from circuit_phases.world import Stream, World, random_generator
+from circuit_phases.world import RandomStream, World, random_generator
 
 Circuit = Literal["ncc", "scc", "fcc"]
 Method = Literal["enumeration", "monte_carlo"]
@@ -155,8 +155,8 @@ def _drawn_classes(
 ) -> Iterator[tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"], Int64[np.ndarray, "n N"]]]:
     """Tasks, the query's classes and the context's classes of random sequences, in chunks."""
     # Nobody looks at the items' content, so one dimension of it will do.
-    flat = replace(world, settings=world.settings.model_copy(update={"D": 1}), class_means=world.class_means[:, :1])
-    generator = random_generator(Stream.theory, world.seed)
+    flat = replace(world.under(D=1), class_means=world.class_means[:, :1])
+    generator = random_generator(RandomStream.theory, world.seed)
     for start in range(0, count, _CHUNK):
         drawn = draw_sequences(flat, min(_CHUNK, count - start), generator)
         classes = drawn.classes.numpy()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from jaxtyping import Float32, Float64, Int64
 from circuit_phases.settings import WorldSettings
 
 
-class Stream(IntEnum):
+class RandomStream(IntEnum):
     """Independent random streams of one seed, so that no quantity shifts another."""
 
     class_means = 1
@@ -26,7 +27,7 @@ class Stream(IntEnum):
     abilities = 8
 
 
-def random_generator(stream: Stream, seed: int, step: int = 0) -> np.random.Generator:
+def random_generator(stream: RandomStream, seed: int, step: int = 0) -> np.random.Generator:
     """The generator of one stream, a function of (stream, seed, step) alone."""
     return np.random.default_rng([stream, seed, step])
 
@@ -45,17 +46,21 @@ class World:
     def draw(cls, settings: WorldSettings, seed: int) -> World:
         """Draw mu_k and the label vectors ~ N(0, 1/D) per entry, and the label tables by their kind."""
 
-        def vectors(stream: Stream, count: int) -> Float32[np.ndarray, "count D"]:
+        def vectors(stream: RandomStream, count: int) -> Float32[np.ndarray, "count D"]:
             draws = random_generator(stream, seed).standard_normal((count, settings.D))
             return (draws / np.sqrt(settings.D)).astype(np.float32)
 
         return cls(
             settings=settings,
             seed=seed,
-            class_means=vectors(Stream.class_means, settings.K),
-            label_vectors=vectors(Stream.label_vectors, settings.L),
-            label_tables=draw_label_tables(settings, random_generator(Stream.label_tables, seed)),
+            class_means=vectors(RandomStream.class_means, settings.K),
+            label_vectors=vectors(RandomStream.label_vectors, settings.L),
+            label_tables=draw_label_tables(settings, random_generator(RandomStream.label_tables, seed)),
         )
+
+    def under(self, **settings: Any) -> World:
+        """The same classes, labels and tasks, from which sequences are drawn by another law."""
+        return replace(self, settings=self.settings.model_copy(update=settings))
 
     @cached_property
     def scaled_class_means(self) -> Float32[torch.Tensor, "D K"]:

@@ -1,6 +1,7 @@
 """One module per drawing; each is a pure function of tables.
 
-`FIGURES` names every module here and the tables that it reads; the module's `figure(data)` draws it.
+`FIGURES`, `ANIMATIONS` and `LLM_FIGURES` name the drawings and the tables that they read; a module's `figure(data)`
+draws it. The other modules are their parts.
 """
 
 from __future__ import annotations

@@ -33,7 +33,6 @@ from circuit_phases.readings import (
     checkpoints,
     layers_and_heads,
     phases,
-    training_curve,
 )
 
 WIDTH, DOTS = 6.4, 150
@@ -81,7 +80,7 @@ def animation(data: FigureData) -> Film:
     figure.set_dpi(DOTS)
     left, right = figure.subfigures(1, 2, width_ratios=[1.1, layers], squeeze=False)[0]
     axes, grid = left.subplots(), right.subplots(heads, layers, squeeze=False)
-    curve, found = training_curve(data, run, seed), phases(data, run, seed)
+    curve, found = data.training_curve(run, seed), phases(data, run, seed)
     seed_curves(axes, [curve])
     shade_phases(axes, found)
     draw_ceilings(axes, ceilings(data, run, seed))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from circuit_phases.figure_data import FigureData
-from circuit_phases.readings import circuit_curve, training_curve
+from circuit_phases.readings import circuit_curve
 
 KNOCK_OUTS = {"zero": "edges zeroed", "mean": "edges at their mean", "resample": "edges resampled"}
 """The knock-outs of the table, and their names."""
@@ -77,7 +77,7 @@ def disagreements(data: FigureData, run: str, seed: int, edge: str, layer: int) 
     """
     lost = lost_accuracy(data, run, seed, edge, layer)
     metric = circuit_curve(data, run, seed, edge, layer)
-    accuracy = training_curve(data, run, seed)
+    accuracy = data.training_curve(run, seed)
     if lost.empty or metric.empty or accuracy.empty:
         return {"not needed": [], "hardly looked at": []}
     looked = metric.reindex(lost.index).to_numpy()

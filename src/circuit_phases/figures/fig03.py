@@ -23,7 +23,7 @@ from circuit_phases.figures.panels import (
     step_axis,
 )
 from circuit_phases.figures.style import COLUMN, INK, RED, styled
-from circuit_phases.readings import phases, training_curve
+from circuit_phases.readings import phases
 
 
 @styled
@@ -35,7 +35,7 @@ def figure(data: FigureData) -> Figure:
 def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     seed = series.seeds[0]
     curves = splits(data, series, "iid")
-    curve = training_curve(data, series.run, seed)
+    curve = data.training_curve(series.run, seed)
     dt, threshold = data.rules.dt, data.rules.threshold
     change = accuracy_change(curve, dt)
     by_paper, by_plateau = (phases(data, series.run, seed, rule) for rule in ("paper", "plateau"))

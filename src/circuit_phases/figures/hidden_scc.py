@@ -19,7 +19,7 @@ from circuit_phases.figures.panels import (
 )
 from circuit_phases.figures.style import GREY, LAYER_COLOURS, PAGE, styled
 from circuit_phases.heads import HiddenSCC, hidden_scc
-from circuit_phases.readings import METRICS, circuit_curve, step_reaching, training_curve
+from circuit_phases.readings import METRICS, circuit_curve, step_reaching
 
 HEIGHT = 3.9
 
@@ -59,7 +59,7 @@ def _hidden(data: FigureData, series: Series, seed: int) -> HiddenSCC | None:
     circuits = data.table("circuits", series.run, seed)
     if not len(circuits):
         return None
-    return hidden_scc(circuits, step_reaching(training_curve(data, series.run, seed)))
+    return hidden_scc(circuits, step_reaching(data.training_curve(series.run, seed)))
 
 
 def _draw_maps(part: FigureBase, data: FigureData, series: Series, found: dict[int, HiddenSCC]) -> None:

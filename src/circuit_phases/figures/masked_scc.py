@@ -12,7 +12,7 @@ from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.panels import legend_above, new_figure, step_axis
 from circuit_phases.figures.style import CIRCUIT_COLOURS, GREY, INK, PAGE, styled
 from circuit_phases.figures.sweeps import ACCURACY, draw_panel, every_accuracy, looks, series_legend
-from circuit_phases.readings import ceilings, final_accuracy, training_curve
+from circuit_phases.readings import ceilings, final_accuracy
 
 
 @styled
@@ -45,7 +45,7 @@ def _draw_over_K(axes: Axes, data: FigureData, worlds: dict[Series, tuple[int, i
     form = axes.plot(classes, [paper_formula(int(K), N) for K in classes], color=GREY, label="closed form", zorder=1)
     for series, (K, _) in worlds.items():
         best = {ceilings(data, series.run, seed)[2] for seed in series.seeds}
-        last = [final_accuracy(training_curve(data, series.run, seed)) for seed in series.seeds]
+        last = [final_accuracy(data.training_curve(series.run, seed)) for seed in series.seeds]
         exact = axes.plot(
             [K] * len(best),
             [*best],

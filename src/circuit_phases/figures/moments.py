@@ -11,7 +11,7 @@ from matplotlib.figure import FigureBase
 from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.panels import draw_attention, words_instead
 from circuit_phases.heads import head_roles
-from circuit_phases.readings import attention_map, layers_and_heads, moment_step, training_curve
+from circuit_phases.readings import attention_map, layers_and_heads, moment_step
 
 MAP_SIZE = 1.5
 """Inches of a map with its labels, where four stand beside each other on a page."""
@@ -109,7 +109,7 @@ def draw_blocks(part: FigureBase, data: FigureData, rows: list[list[Block]]) -> 
 def _draw_block(part: FigureBase, data: FigureData, block: Block, name: bool) -> QuadMesh:
     run, seed = block.series.run, block.seed
     several_heads = len(block.rows) > 1
-    curve = training_curve(data, run, seed)
+    curve = data.training_curve(run, seed)
     accuracy = curve[curve.index <= max(block.step, curve.index[0])].iloc[-1]
     part.suptitle(
         f"{block.series.label}\n" * name + f"seed {seed}, step {block.step:,}, accuracy {accuracy:.2f}",

@@ -27,7 +27,6 @@ from circuit_phases.readings import (
     attention_map,
     layers_and_heads,
     median_curve,
-    training_curve,
 )
 
 ELSEWHERE = "plateau elsewhere"
@@ -162,7 +161,7 @@ def splits(
     data: FigureData, series: Series, split: str = "iid", column: str = "accuracy", task: int | None = None
 ) -> list[pd.Series[float]]:
     """The curve of every seed of a series."""
-    return [training_curve(data, series.run, seed, split, column, task) for seed in series.seeds]
+    return [data.training_curve(series.run, seed, split, column, task) for seed in series.seeds]
 
 
 def dark_note(series: Series) -> str:

@@ -26,7 +26,7 @@ from circuit_phases.figures.panels import (
     step_range,
 )
 from circuit_phases.figures.style import CIRCUIT_COLOURS, CIRCUIT_TINTS, GREY, INK, PAGE, SMALL, styled
-from circuit_phases.readings import Phase, ceilings, phases, training_curve
+from circuit_phases.readings import Phase, ceilings, phases
 
 COLUMNS = 4
 """Panels beside each other, at most."""
@@ -73,7 +73,7 @@ def _legend() -> list[list[Artist]]:
 
 
 def _draw(axes: Axes, data: FigureData, series: Series, seed: int) -> None:
-    curve = training_curve(data, series.run, seed)
+    curve = data.training_curve(series.run, seed)
     found = phases(data, series.run, seed)
     seed_curves(axes, [curve])
     shade_phases(axes, found)
