@@ -45,9 +45,12 @@ def tables_page() -> str:
     for name, schema in schemas.RUN_TABLES.items():
         parts.append(_table(f"{name}.parquet", schema))
     parts.append(
-        "\n## Over many runs\n\nThese lie in `results/tables/` alone, but for the comparison, which lies where"
+        "\n## Over many runs\n\nThese lie in `results/tables/` alone, but for the comparison, which lies where\n"
     )
-    parts.append(" `circuit-phases compare` is told.\n")
+    parts.append(
+        "`circuit-phases compare` is told. Each but `claims` is kept for every figure with that drawing, under\n"
+    )
+    parts.append("the figure's name: `abilities_T.parquet` has the columns of `abilities`.\n")
     findings = {"claims": schemas.CLAIMS, **schemas.FINDING_TABLES}
     parts += [_table(f"{name}.parquet", schema, level=3) for name, schema in findings.items()]
     parts.append(_table("the comparison", schemas.COMPARISON, level=3))
@@ -74,7 +77,7 @@ def parameters_page() -> str:
     parts.append(_keys("One experiment", Experiment.model_fields))
     parts.append(_keys("One figure", FigureEntry.model_fields))
     parts.append(
-        "\n# Parameters of a run\n\nThey stand under `defaults`, or under `set` and `vary` of an experiment.\n"
+        "\n# Parameters of a run\n\nThey stand under `defaults`, or in an experiment under `set`, `series`, `vary`.\n"
     )
     titles = {"world": "World (paper, Sec. 3)", "model": "Model", "training": "Training"}
     parts += [_keys(titles[group], cls.model_fields) for group, cls in GROUPS.items()]
