@@ -146,6 +146,47 @@ def test_a_seed_that_is_added_costs_the_others_nothing(
         assert results(tmp_path / str(seed)) == results(run(tiny(), tmp_path / f"alone-{seed}", seed))
 
 
+def test_a_seed_that_is_added_and_killed_leaves_the_others_where_they_were(
+    tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {seed: tmp_path / str(seed) for seed in (0, 1)}
+    alone = {seed: results(run(tiny(), tmp_path / f"alone-{seed}", seed)) for seed in folders}
+    interrupt(36)
+    with pytest.raises(Interrupted):
+        run(tiny(), folders[0])
+    taken: list[tuple[int, int]] = []
+    original = Trainer.step
+
+    def noted(self: Trainer, step: int) -> Outcome:
+        if (self.seed, step) == (1, 26) and (1, 25) in taken:
+            taken.clear()
+            raise Interrupted
+        taken.append((self.seed, step))
+        return original(self, step)
+
+    monkeypatch.setattr(Trainer, "step", noted)
+    with pytest.raises(Interrupted):
+        together(tiny(), folders)
+    together(tiny(), folders)
+    assert taken == [(1, step) for step in range(26, 61)]
+    assert {seed: results(folder) for seed, folder in folders.items()} == alone
+
+
+def test_seeds_that_began_apart_go_on_apart(
+    tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {seed: tmp_path / str(seed) for seed in (0, 1)}
+    for seed, step in ((0, 36), (1, 16)):
+        interrupt(step)
+        with pytest.raises(Interrupted):
+            run(tiny(), folders[seed], seed)
+    taken: list[tuple[int, int]] = []
+    original = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, step: taken.append((self.seed, step)) or original(self, step))
+    together(tiny(), folders)
+    assert taken == [*((0, step) for step in range(36, 61)), *((1, step) for step in range(16, 61))]
+
+
 def test_seeds_that_are_killed_before_their_first_evaluation_stay_together(
     tiny: Tiny, tmp_path: Path, steps_together: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,8 @@ class State:
     ended: bool = False
     form: str = ""
     """Whether what computed it was compiled."""
+    together: tuple[int, ...] = ()
+    """The seeds that took their steps together, this run's among them."""
 
     @property
     def evaluated(self) -> int:
@@ -111,6 +113,7 @@ class RunInProgress:
             "seconds": str(round(state.seconds, 1)),
             "ended": str(state.ended),
             "form": state.form,
+            "together": " ".join(map(str, state.together)),
             "speed": f"{speed:.3g}",
         }
         save_tensors(self.folder / state_file(state.step), tensors, self.identity | metadata)
@@ -201,6 +204,7 @@ class RunInProgress:
             seconds=float(metadata["seconds"]),
             ended=metadata["ended"] == "True",
             form=metadata["form"],
+            together=tuple(map(int, metadata["together"].split())),
         )
 
     def _weights(self, path: Path) -> dict[str, Tensor]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -97,12 +98,22 @@ def train_together(
         # The sequences stand in batches now; with N = 32 they are 45 MB.
         del members
         between_saves = SECONDS_BETWEEN_SAVES if seconds_between_saves is None else seconds_between_saves
-        # A seed that was added later begins by itself: the others lose nothing to it.
-        for group in ([run for run in runs if run.begun], [run for run in runs if not run.begun]):
-            if group:
-                _Job(group, stop, progress, between_saves).run()
+        for group in _groups(runs):
+            _Job(group, stop, progress, between_saves).run()
         for run in runs:
             run.finish()
+
+
+def _groups(runs: Sequence[TrainingRun]) -> Iterable[list[TrainingRun]]:
+    """The runs that take their steps together: those that did before, and all that begin now.
+
+    So a seed that is added later goes its own way, and the others lose nothing to it however often it is stopped.
+    """
+    begun = {run.together for run in runs if run.begun}
+    groups: dict[tuple[int, ...], list[TrainingRun]] = defaultdict(list)
+    for run in runs:
+        groups[run.together if run.together in begun else ()].append(run)
+    return groups.values()
 
 
 class _Job:
@@ -119,9 +130,13 @@ class _Job:
         """Make again what is missing, then take all steps that are left."""
         for run in self.runs:
             run.takes_its_share(len(self.runs))
+            run.together = tuple(each.seed for each in self.runs)
         for first, last in self._stretches():
             for run in self.runs:
                 run.stand_at(first)
+            if not first:
+                # Who began together is known from the first moment on.
+                self._save()
             if last is not None:
                 logger.info("Again from step %d to %d, for what is missing there", first, last)
             elif first:

@@ -71,6 +71,7 @@ class TrainingRun:
         newest = max(found.states.values(), key=lambda state: state.step, default=None)
         self._end = newest.step if newest and newest.ended else math.inf
         self.form_before = newest.form if newest else None
+        self.together = newest.together if newest else (self.seed,)
         self._seconds = newest.seconds if newest else 0.0
         for step, state in found.states.items():
             if (step in self._checkpoint_at or state.ended) and step not in self._checkpoints:
@@ -139,7 +140,14 @@ class TrainingRun:
         losses = torch.stack(self._losses) if self._losses else torch.empty(0)
         corrects = torch.stack(self._corrects) if self._corrects else torch.empty(0, dtype=torch.long)
         state = State(
-            self.step, self.trainer.parameters, losses, corrects, self._seconds, self.done, self.trainer.compiler.form
+            self.step,
+            self.trainer.parameters,
+            losses,
+            corrects,
+            self._seconds,
+            self.done,
+            self.trainer.compiler.form,
+            self.together,
         )
         self._saved.save(state, self._rows)
 
