@@ -60,13 +60,7 @@ def tables_page() -> str:
     shards = {"answers.parquet, cuts.parquet": schemas.LLM_ANSWERS, "sums.parquet": schemas.LLM_SUMS}
     parts += [_table(name, schema, level=3) for name, schema in shards.items()]
     parts.append("\n# Worlds\n\nOne folder a world, `results/datasets/WORLD/`.\n")
-    worlds = {
-        "class_means.parquet": schemas.VECTORS["class"],
-        "label_vectors.parquet": schemas.VECTORS["label"],
-        "label_tables.parquet": schemas.LABEL_TABLES,
-        "evaluation_sequences.parquet": schemas.EVALUATION_SEQUENCES,
-    }
-    parts += [_table(name, schema) for name, schema in worlds.items()]
+    parts += [_table(f"{name}.parquet", schema) for name, schema in schemas.WORLD_TABLES.items()]
     return "".join(parts)
 
 

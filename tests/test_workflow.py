@@ -471,6 +471,20 @@ def test_a_stale_run_that_may_not_be_written_to_is_named_before_anything_runs(co
     assert "Traceback" not in outcome.stderr
 
 
+def test_a_damaged_world_is_named_before_what_was_made_of_it_is_removed(copy: Project) -> None:
+    path = next(copy.folder.glob("results/datasets/*/class_means.parquet"))
+    trained = sorted(copy.folder.glob("results/runs/*/*/training.parquet"))
+    path.write_bytes(path.read_bytes()[:100])
+    outcome = copy.snakemake()
+    assert outcome.returncode != 0
+    assert f"{path.relative_to(copy.folder)} is damaged" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert sorted(copy.folder.glob("results/runs/*/*/training.parquet")) == trained
+    path.unlink()
+    assert copy.snakemake(str(path.relative_to(copy.folder))).returncode == 0
+    assert not copy.stale()
+
+
 def test_a_damaged_table_is_named_and_the_message_ends_with_how_to_look_further(copy: Project) -> None:
     path = copy.folder / "results" / "runs" / INDUCTION / "seed-0" / "circuits.parquet"
     before = path.read_bytes()

@@ -19,8 +19,6 @@ from circuit_phases.splits import PARTNERS, EvaluationSet, evaluation_set
 from circuit_phases.tables import read_table, write_table
 from circuit_phases.world import World
 
-FILES = ("class_means", "label_vectors", "label_tables", "evaluation_sequences")
-
 
 def write_dataset(world: World, folder: Path) -> None:
     """Write a world and its evaluation sequences into a folder."""

@@ -318,6 +318,9 @@ EVALUATION_SEQUENCES = _schema(
 DATASET_TABLES: dict[str, pa.Schema] = {"label_tables": LABEL_TABLES, "evaluation_sequences": EVALUATION_SEQUENCES}
 """The tables of a world that figures read, by name; every run on that world reads the same."""
 
+WORLD_TABLES = {"class_means": VECTORS["class"], "label_vectors": VECTORS["label"], **DATASET_TABLES}
+"""All tables of a world, by name."""
+
 _MODEL = ("model", pa.string(), "name of the language model under llm.models")
 _REVISION = ("revision", pa.string(), "revision of its weights; local: from a local path")
 _ASKED = (

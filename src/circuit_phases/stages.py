@@ -47,9 +47,7 @@ def make_dataset(settings: RunSettings, seed: int, folder: Path) -> None:
 
 def is_dataset(folder: Path) -> bool:
     """Whether a folder holds all files of a world."""
-    from circuit_phases.datasets import FILES
-
-    return all((folder / f"{name}.parquet").exists() for name in FILES)
+    return all((folder / f"{name}.parquet").exists() for name in schemas.WORLD_TABLES)
 
 
 def train_seeds(

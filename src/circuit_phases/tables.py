@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from circuit_phases.files import DamagedFile, read_whole, replacing
-from circuit_phases.schemas import DATASET_TABLES, FIGURE_TABLES
+from circuit_phases.schemas import DATASET_TABLES, FIGURE_TABLES, WORLD_TABLES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +58,18 @@ def read_table(path: Path | str, schema: pa.Schema) -> pa.Table:
     if len(table) != file.metadata.num_rows:
         raise DamagedFile(path, f"holds {len(table)} of {file.metadata.num_rows} rows")
     return table
+
+
+def require_whole_worlds(paths: Iterable[Path]) -> None:
+    """Check those of these files that are tables of a world.
+
+    Raises:
+        UserError: if one cannot be read.
+        DamagedFile: if one is damaged.
+    """
+    for path in sorted(paths):
+        if path.stem in WORLD_TABLES and path.exists():
+            read_table(path, WORLD_TABLES[path.stem])
 
 
 def read_frame(path: Path | str, schema: pa.Schema) -> pd.DataFrame:
