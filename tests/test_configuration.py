@@ -163,6 +163,21 @@ def test_defaults_reach_every_run_and_experiments_overrule_them() -> None:
         ("figures.fig04", {"experiment": "base", "draw": "maps"}, "figures.fig04: maps is missing, which draw: maps"),
         ("figures.fig04", {"experiment": "ba\nse"}, "figures.fig04: experiment = ba se is not in experiments"),
         ("results", "there/results/reference", "results = there/results/reference is not allowed"),
+        ("results", "results/other/../reference", "results = results/other/../reference is not allowed"),
+        ("results", "results/reference/mine", "results = results/reference/mine is not allowed"),
+        ("experiments." + "n" * 101, {}, "is not allowed as a name (at most 100 letters). Shorten it."),
+        (
+            "experiments",
+            {1: {}},
+            "config.yaml: experiments: 1 is not allowed as a name (YAML reads no text). Quote it.",
+        ),
+        ("experiments", ["a"], "experiments = ['a'] is not allowed (a mapping of its keys)."),
+        ("defaults", None, "defaults = None is not allowed (a mapping of its keys)."),
+        (
+            "headline",
+            ["sweep"],
+            "sweep is not in figures. Add it there: sweep: {experiment: sweep, draw: curves}.",
+        ),
         ("experiments.base.vary", {"T": []}, "experiments.base: vary.T = [] is not allowed (at least one value)."),
         (
             "experiments.base.vary",

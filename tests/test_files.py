@@ -212,7 +212,7 @@ def test_a_folder_where_something_is_to_be_made_anew_and_may_not_is_named(forbid
     assert asked_by_one_bound_by_permissions(question, tmp_path) == ""
     (tmp_path / forbidden).chmod(0o555)
     said = asked_by_one_bound_by_permissions(question, tmp_path)
-    assert said == f"No permission to write to {tmp_path / forbidden}, where results are to be made. Permit it.\n"
+    assert said == f"No permission to write to {tmp_path / forbidden}, where files are to be made. Permit it.\n"
 
 
 @each_writer

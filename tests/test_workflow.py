@@ -466,8 +466,18 @@ def test_a_stale_run_that_may_not_be_written_to_is_named_before_anything_runs(co
     bound = replace(copy, before=BOUND)
     outcome = bound.snakemake("--forcerun", "train", "--", f"results/runs/{INDUCTION}/seed-0/circuits.parquet")
     assert outcome.returncode != 0
-    told = f"No permission to write to results/runs/{INDUCTION}/seed-0, where results are to be made. Permit it."
+    told = f"No permission to write to results/runs/{INDUCTION}/seed-0, where files are to be made. Permit it."
     assert told in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
+def test_a_folder_in_which_snakemake_may_not_keep_its_records_is_named(tmp_path: Path) -> None:
+    fresh = clone(tmp_path / "fresh")
+    fresh.folder.chmod(0o555)
+    outcome = replace(fresh, before=BOUND).snakemake("--config", f"results={tmp_path / 'elsewhere'}")
+    fresh.folder.chmod(0o755)
+    assert outcome.returncode != 0
+    assert f"No permission to write to {fresh.folder}, where files are to be made. Permit it." in outcome.stderr
     assert "Traceback" not in outcome.stderr
 
 

@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         step.add_argument("--variant", help="paper (the default) or released_code; config.yaml is not read")
         _add_assignments(step, "--set", "parameters, such as T=2 heads=2")
         step.add_argument("--seed", type=_whole_from(0, 2**63 - 1), default=0, help="seed of the training")
-        step.add_argument("--results", type=Path, default=Path("results"), help="folder of all outputs")
+        step.add_argument("--results", type=_folder, default=Path("results"), help="folder of all outputs")
         if name == "train":
             step.add_argument("--device", choices=DEVICES, default="auto", help="device to train on")
         step.add_argument("--threads", type=_whole_from(1, MOST_THREADS), default=1, help="threads to use")
@@ -159,8 +159,14 @@ def _whole_from(least: int, most: float = math.inf) -> Callable[[str], int]:
     return number
 
 
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("name a folder, such as results")
+    return Path(text)
+
+
 def _add_assignments(step: argparse.ArgumentParser, option: str, meaning: str) -> None:
-    step.add_argument(option, nargs="*", action="extend", default=[], metavar="KEY=VALUE", help=meaning)
+    step.add_argument(option, nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=meaning)
 
 
 def _add_results(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

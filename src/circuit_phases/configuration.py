@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -44,6 +45,8 @@ SEEDS_AT_MOST = 10_000
 """Of one experiment."""
 MOST_SERIES = 10_000
 """Of one experiment, by `vary`."""
+LONGEST_NAME = 100
+"""Of experiments and figures, in letters: names of files hold some 250 bytes."""
 RULES = frozenset({
     "all", "animate", "animations", "attribution", "circuits", "claims", "class_frequencies", "dataset",
     "example_attention", "figure", "figures", "finding", "findings", "headline", "llm", "llm_cutting", "llm_dataset",
@@ -174,14 +177,15 @@ class Configuration(Settings):
             raise RuleBroken(f"results = {results!r} is not allowed (Snakemake reads braces as wildcards).")
         if "\0" in results:
             raise RuleBroken(f"results = {results!r} is not allowed (no path holds a null).")
-        if Path(results).parts[-2:] == ("results", KEPT):
+        try:
+            folder = str(Path(results).expanduser())
+        except RuntimeError:
+            raise RuleBroken(f"results = {results!r} is not allowed (there is no such home).") from None
+        if ("results", KEPT) in itertools.pairwise(Path(os.path.normpath(folder)).parts):
             raise RuleBroken(
                 f"results = {results} is not allowed (no rule writes to what is kept). Set another folder."
             )
-        try:
-            return str(Path(results).expanduser())
-        except RuntimeError:
-            raise RuleBroken(f"results = {results!r} is not allowed (there is no such home).") from None
+        return folder
 
     @field_validator("headline", mode="before")
     @classmethod
@@ -194,6 +198,8 @@ class Configuration(Settings):
         for name in entries:
             if not re.fullmatch(r"\w[\w.=-]*", name):
                 raise RuleBroken(f"{name!r} is not allowed as a name (letters, digits, _ and, within, . = -).")
+            if len(name) > LONGEST_NAME:
+                raise RuleBroken(f"{name} is not allowed as a name (at most {LONGEST_NAME} letters). Shorten it.")
         return entries
 
     @model_validator(mode="after")
@@ -229,7 +235,9 @@ class Configuration(Settings):
                 raise RuleBroken(f"figures.{name}: a table has this name, and {figure.draw} keeps one too. Rename it.")
         for name in self.headline:
             if name not in self.figures:
-                raise RuleBroken(f"headline: {name} is not in figures{nearest(name, self.figures)}.")
+                drawn = f"{name}: {{experiment: {name}, draw: curves}}"
+                way = f". Add it there: {drawn}" if name in self.experiments else nearest(name, self.figures)
+                raise RuleBroken(f"headline: {name} is not in figures{way}.")
         return self
 
     @model_validator(mode="after")

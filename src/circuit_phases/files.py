@@ -235,7 +235,7 @@ def require_replaceable(paths: Iterable[Path]) -> None:
     folders = {folder for path in paths for folder in (path, path.parent)}
     for nearest in sorted({_nearest(folder) for folder in folders}):
         if nearest.is_dir() and not os.access(nearest, WRITE):
-            raise UserError(f"No permission to write to {nearest}, where results are to be made. Permit it.")
+            raise UserError(f"No permission to write to {nearest}, where files are to be made. Permit it.")
 
 
 def _nearest(path: Path) -> Path:
@@ -244,7 +244,10 @@ def _nearest(path: Path) -> Path:
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:
-    return UserError(f"Cannot write {path}: {error.strerror or error}. Free the disk or fix the permission.")
+    way = "Free the disk or fix the permission."
+    if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
+        way = "Move what stands in its way, or name another folder."
+    return UserError(f"Cannot write {path}: {error.strerror or error}. {way}")
 
 
 def _flush(path: Path) -> None:

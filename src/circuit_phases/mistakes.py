@@ -23,6 +23,8 @@ def one_line(error: ValidationError, unnamed: Container[str] = ()) -> str:
         named = location and str(cause).startswith(location[-1])
         where = ".".join(part for part in location[: -1 if named else None] if part not in unnamed)
         return f"{where}: {cause}" if where else str(cause)
+    if location[-1:] == ["[key]"]:
+        return f"{'.'.join(location[:-2])}: {first['input']!r} is not allowed as a name (YAML reads no text). Quote it."
     *path, key = location or ["config"]
     where = ".".join(part for part in path if part not in unnamed)
     prefix = f"{where}: " if where else ""
@@ -41,7 +43,7 @@ def _plain(message: str) -> str:
         "Input should be less than ": "< ",
         "Input should be ": "",
         "a valid tuple": "a list",
-        r"a valid dictionary or instance of \w+": "a mapping of its keys",
+        r"a valid dictionary( or instance of \w+)?": "a mapping of its keys",
         r"Tuple should have at least (\d+) items? after validation, not \d+": r"at least \1",
     }.items():
         message = re.sub(long, short, message)

@@ -8,7 +8,7 @@ from circuit_phases.code_digest import code_digest, library_versions
 from circuit_phases.configuration import TABLES_SECTION, parse_configuration
 from circuit_phases.claims import TABLES as CLAIM_TABLES
 from circuit_phases.figures import ANIMATIONS, FINDINGS, RUN_DRAWINGS, UNTRAINED_TABLES
-from circuit_phases.files import UserError, require_writable
+from circuit_phases.files import UserError, require_replaceable, require_writable
 from circuit_phases.schemas import DATASET_TABLES, RUN_TABLES
 from circuit_phases.workers import run_script
 from snakemake.exceptions import WorkflowError
@@ -17,6 +17,9 @@ try:
     configuration = parse_configuration(config, " + ".join(map(str, CONFIG_FILES)))
     if workflow.is_main_process:
         require_writable(Path(configuration.results))
+        if not workflow.output_settings.dryrun:
+            # Where Snakemake keeps its records; it would say so with a traceback.
+            require_replaceable([Path(".snakemake/locks/0.input.lock")])
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

@@ -1,7 +1,6 @@
 # How jobs run, whatever they do: what is not measured, what is asked for first, what is said of those that fail.
 import sys
 
-from circuit_phases.files import require_replaceable
 from circuit_phases.logs import failures
 from circuit_phases.tables import require_whole_worlds
 
