@@ -243,9 +243,8 @@ class Campaign:
         with tmpfs(self.results, options):
             output, code = self.outcome()
             assert code, output[-2000:]
-            assert re.search(r"Cannot write|not allowed \(no permission|No space left|Read-only", output), output[
-                -2000:
-            ]
+            told = r"Cannot (write|remove)|not allowed \(no permission|No space left|Read-only"
+            assert re.search(told, output), output[-2000:]
             leftovers = [path for path in self.results.rglob(".*") if path.name not in LASTING and path.is_file()]
             assert not leftovers, leftovers
             subprocess.run(["mount", "-o", "remount,rw,size=200m", str(self.results)], check=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from faults import alter, empty, truncate
+from permissions import BOUND
 from training_runs import QUICK, Interrupted, overall_accuracy, results, run, summary
 
 from circuit_phases import training, training_run
@@ -103,14 +104,24 @@ with job_log():
 
 
 def run_and_signal(
-    settings: RunSettings, folder: Path, number: signal.Signals, at: int, seconds_between_saves: int
+    settings: RunSettings,
+    folder: Path,
+    number: signal.Signals,
+    at: int,
+    seconds_between_saves: int,
+    before: tuple[str, ...] = (),
 ) -> subprocess.CompletedProcess[str]:
     """The run in a process of its own, which gets a signal just before a step."""
     arguments = [settings.model_dump_json(), str(folder), str(int(number)), str(at), str(seconds_between_saves)]
     return subprocess.run(
-        [sys.executable, "-c", SCRIPT, *arguments],
+        [*before, sys.executable, "-c", SCRIPT, *arguments],
         check=False, capture_output=True, text=True,
     )  # fmt: skip
+
+
+def run_bound_by_permissions(settings: RunSettings, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The run in a process of its own that permissions bind; no signal comes."""
+    return run_and_signal(settings, folder, signal.SIGTERM, 0, 3600, BOUND)
 
 
 def saved_step(folder: Path) -> int:
@@ -461,6 +472,73 @@ def test_a_run_that_cannot_write_its_results_loses_no_training(
     (tmp_path / "training.parquet" / "in the way").rmdir()
     (tmp_path / "training.parquet").rmdir()
     monkeypatch.setattr(Trainer, "step", lambda self, step: pytest.fail(f"step {step} is taken again"))
+    assert results(run(tiny(), tmp_path)) == results(finished)
+
+
+def a_damaged_state(run: Path) -> None:
+    truncate(saved_states(run / "partial")[-1])
+
+
+def what_a_killed_save_left(run: Path) -> None:
+    (run / "partial" / ".state-0000000036.safetensors.abcdefgh").touch()
+
+
+def what_a_killed_end_left(run: Path) -> None:
+    (run / ".run.parquet.abcdefgh").touch()
+
+
+def a_finished_run_without_its_summary(run: Path) -> None:
+    (run / "partial").rename(run / ".finished")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "forbidden", "told"),
+    [
+        (a_damaged_state, "partial", "Cannot remove {}/partial/state-0000000035.safetensors: "),
+        (what_a_killed_save_left, "partial", "Cannot remove {}/partial/.state-0000000036.safetensors.abcdefgh: "),
+        (what_a_killed_end_left, ".", "Cannot remove {}/.run.parquet.abcdefgh: "),
+        (a_finished_run_without_its_summary, ".", "Cannot write {}/partial: "),
+    ],
+)
+def test_a_folder_that_may_not_be_written_to_is_told_in_one_line_and_nothing_is_lost(
+    prepare: Callable[[Path], None],
+    forbidden: str,
+    told: str,
+    tiny: Tiny,
+    finished: Path,
+    tmp_path: Path,
+    interrupt: Callable[[int], None],
+) -> None:
+    interrupt(36)
+    with pytest.raises(Interrupted):
+        run(tiny(), tmp_path)
+    prepare(tmp_path)
+    (tmp_path / forbidden).chmod(0o555)
+    refused = run_bound_by_permissions(tiny(), tmp_path)
+    (tmp_path / forbidden).chmod(0o755)
+    assert refused.returncode == 1
+    *damaged, last = refused.stderr.splitlines()
+    assert last.startswith(told.format(tmp_path) + "Permission denied. ")
+    assert len(damaged) == (prepare is a_damaged_state)
+    assert all(f"{saved_states(tmp_path / 'partial')[-1]} is damaged" in line for line in damaged)
+    assert results(run(tiny(), tmp_path)) == results(finished)
+
+
+def test_a_finished_run_whose_progress_may_not_be_put_away_is_told_in_one_line(
+    tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0)
+    (tmp_path / "training.parquet").mkdir()
+    (tmp_path / "training.parquet" / "in the way").touch()
+    with pytest.raises(UserError, match="Cannot write"):
+        run(tiny(), tmp_path)
+    shutil.rmtree(tmp_path / "training.parquet")
+    first, _ = saved_states(tmp_path / "partial")
+    (tmp_path / "partial").chmod(0o555)
+    refused = run_bound_by_permissions(tiny(), tmp_path)
+    (tmp_path / "partial").chmod(0o755)
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1] == f"Cannot remove {first}: Permission denied. Fix the permission."
     assert results(run(tiny(), tmp_path)) == results(finished)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,16 +113,15 @@ def remove(paths: Iterable[Path]) -> None:
     """
     for path in paths:
         run = path.parent if path.name in ("checkpoints", FINISHED) else path
-        try:
-            if run.name.startswith("seed-") and run.is_dir():
-                with locked(run):
-                    remove_whole(path)
-            else:
+        if run.name.startswith("seed-") and run.is_dir():
+            with locked(run):
                 remove_whole(path)
-            if path.parent.parent.name == "runs" and not any(path.parent.iterdir()):
+        else:
+            remove_whole(path)
+        if path.parent.parent.name == "runs":
+            # Another seed's folder, or one that may not be removed, stays.
+            with suppress(OSError):
                 path.parent.rmdir()
-        except OSError as error:
-            raise UserError(f"Cannot remove {path}: {error.strerror or error}. Fix the permission.") from error
 
 
 def size(paths: Iterable[Path]) -> int:

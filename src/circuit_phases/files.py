@@ -94,7 +94,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         temporary.chmod(0o777 & ~_umask())
         yield temporary
         _flush_folder(temporary)
-        with suppress(OSError):
+        with suppress(UserError):
             remove_whole(folder)
         temporary.replace(folder)
         _flush_folder(folder.parent)
@@ -126,12 +126,27 @@ def remove_whole(path: Path) -> None:
     """Remove a file, a folder with all that is in it, or a link to either, but not what it leads to.
 
     Raises:
-        OSError: if it may not be removed.
+        UserError: if it is not there, or may not be removed.
     """
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except OSError as error:
+        raise UserError(f"Cannot remove {path}: {error.strerror or error}. Fix the permission.") from error
+
+
+def move(path: Path, target: Path) -> None:
+    """Give a file or folder another name.
+
+    Raises:
+        UserError: if a folder may not be written to, or a folder that is not empty has the name.
+    """
+    try:
+        path.rename(target)
+    except OSError as error:
+        raise _cannot_write(target, error) from error
 
 
 def link(source: Path, target: Path) -> bool:
@@ -146,7 +161,11 @@ def link(source: Path, target: Path) -> bool:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed writes of a file or folder left beside it; only who keeps the place to himself may."""
+    """Remove what killed writes of a file or folder left beside it; only who keeps the place to himself may.
+
+    Raises:
+        UserError: if it may not be removed.
+    """
     for left in path.parent.glob(f".{glob.escape(path.name)}.????????"):
         remove_whole(left)
 

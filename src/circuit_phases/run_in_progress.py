@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from circuit_phases.checkpoints import load_tensors, save_tensors
-from circuit_phases.files import DamagedFile, link, remove_whole, replacing_folder
+from circuit_phases.files import DamagedFile, link, move, remove_whole, replacing_folder
 from circuit_phases.paths import (
     CHECKPOINTS,
     FINISHED,
@@ -97,6 +97,9 @@ class RunInProgress:
 
         The state before stays: of seeds that train together, a kill may leave some without their newest.
         States from later on stay too, for a run that goes back for what is missing.
+
+        Raises:
+            UserError: if a folder may not be written to, or the disk is full.
         """
         new = sorted(rows.keys() - self._rows_saved)
         if new:
@@ -119,17 +122,20 @@ class RunInProgress:
         save_tensors(self.folder / state_file(state.step), tensors, self.identity | metadata)
         for path in saved_states(self.folder):
             if step_of(path) < state.step and step_of(path) != before:
-                path.unlink()
+                remove_whole(path)
 
     def found(self, interval: int) -> Found:
         """What an earlier job left; what is damaged in it, or another run's, is named.
 
         A folder with something by other code, or with no step to continue from, is cleared.
+
+        Raises:
+            UserError: if a file cannot be read, or what must go may not be removed.
         """
         if self._finished.exists() and not self.folder.exists():
-            self._finished.rename(self.folder)
+            move(self._finished, self.folder)
         for left_by_a_killed_write in filter(Path.is_file, self.folder.rglob(".*")):
-            left_by_a_killed_write.unlink()
+            remove_whole(left_by_a_killed_write)
         try:
             states = {state.step: state for _, state in _good(saved_states(self.folder), self._state)}
             checkpoints = frozenset(
@@ -171,14 +177,17 @@ class RunInProgress:
 
         The checkpoints are second names of those shown, so they take no room; where there are no
         second names, nothing stays.
+
+        Raises:
+            UserError: if a folder may not be written to.
         """
         if not self._linked:
             self.clear()
             return
         for path in saved_states(self.folder)[:-1]:
-            path.unlink()
+            remove_whole(path)
         shutil.rmtree(self._finished, ignore_errors=True)
-        self.folder.rename(self._finished)
+        move(self.folder, self._finished)
 
     def clear(self) -> None:
         """Remove everything: all of it is out of sight before any of it goes, so that a kill leaves no half of it."""
