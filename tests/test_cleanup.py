@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from circuit_phases.cleanup import disk_use, remove, results_of, unneeded_checkpoints
+from circuit_phases.cleanup import ABANDONED, disk_use, remove, results_of, unneeded_checkpoints, unused
 from circuit_phases.configuration import Configuration, parse_configuration
-from circuit_phases.files import UserError, locked
+from circuit_phases.files import KEPT, UserError, locked, replacing, replacing_folder
 from circuit_phases.paths import FINISHED, Paths
 
 
@@ -78,6 +81,52 @@ def test_logs_of_seeds_trained_together_go_with_the_last_of_them(configuration: 
     found = results_of(configuration, ["sweep"])
     assert logs / "seeds-0.log" in found
     assert logs / "seeds-0-1.log" not in found
+
+
+def killed_while_it_writes(path: Path, days_ago: float) -> Path:
+    """What a process left that was killed while it wrote a file, or the folder `checkpoints`."""
+    child = os.fork()
+    if not child:
+        with (replacing_folder if path.name == "checkpoints" else replacing)(path):
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    (left,) = path.parent.glob(f".{path.name}.*")
+    then = time.time() - days_ago * ABANDONED
+    os.utime(left, (then, then))
+    return left
+
+
+@pytest.mark.parametrize("name", ["datasets/one/evaluation_sequences.parquet", "figures/fig16.pdf", "checkpoints"])
+def test_what_a_killed_writer_left_is_unused_after_a_day_and_its_neighbours_stay(
+    name: str, configuration: Configuration, tmp_path: Path
+) -> None:
+    run = Paths(tmp_path).run(configuration.series("base")[0][1].name, 0)
+    left = killed_while_it_writes((run if name == "checkpoints" else tmp_path) / name, days_ago=1.01)
+    before = set(tmp_path.rglob("*")) - {left}
+    assert unused(configuration) == [left]
+    remove(unused(configuration))
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_what_may_be_a_living_writers_and_what_no_writer_left_is_not_unused(
+    configuration: Configuration, tmp_path: Path
+) -> None:
+    killed_while_it_writes(tmp_path / "figures" / "fig16.pdf", days_ago=0.9)
+    killed_while_it_writes(tmp_path / KEPT / "tables" / "runs.parquet", days_ago=9)
+    for name in (".snakemake_timestamp", ".gitignore", ".notes.txt", "fig16.pdf.original", ".figures.old_ones"):
+        (tmp_path / "figures" / name).touch()
+        os.utime(tmp_path / "figures" / name, (0, 0))
+    assert unused(configuration) == []
+
+
+def test_what_a_killed_writer_left_in_a_training_of_no_experiment_goes_with_that(
+    configuration: Configuration, tmp_path: Path
+) -> None:
+    run = Paths(tmp_path).run("other", 0)
+    killed_while_it_writes(run / "attention.parquet", days_ago=2)
+    assert unused(configuration) == [run]
+    remove(unused(configuration))
+    assert not run.exists()
 
 
 @pytest.mark.parametrize(("drawing", "table"), [("causal_importance", "attribution"), ("fig11", "example_attention")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,6 +112,22 @@ def test_what_an_overlay_or_a_later_seed_asks_for_is_not_unused(
         "results/runs/paper,T=2/seed-0",
         "results/runs/paper,T=5/seed-0",
     ]
+
+
+def test_what_a_killed_job_left_half_written_is_listed_first_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text("{experiments: {base: {}}, figures: {}}")
+    left = Path("results/tables/.runs.parquet.0zub61nr")
+    left.parent.mkdir(parents=True)
+    left.write_text("half of a")
+    os.utime(left, (0, 0))
+    main(["clean", "unused", "--dry-run"])
+    assert capsys.readouterr().out == f"{left}\nWould remove 1 files and folders, 9 bytes.\n"
+    assert left.exists()
+    main(["clean", "unused"])
+    assert not left.exists()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,12 +12,16 @@ from pathlib import Path
 
 from circuit_phases.configuration import Configuration
 from circuit_phases.figures import ASKED_TABLES, FINDINGS
-from circuit_phases.files import UserError, locked, remove_whole
+from circuit_phases.files import KEPT, UserError, locked, remove_whole
 from circuit_phases.paths import FINISHED, PARTIAL, Paths
 from circuit_phases.settings import nearest
 
 ANALYSED = ("attention.parquet", "circuits.parquet")
 """What checkpoints are needed for, besides `ASKED_TABLES`; once it is there, the rest does without them."""
+TEMPORARY = re.compile(rf"\.(.+\.\w+|checkpoints|{PARTIAL})\.[a-z0-9_]{{8}}")
+"""The name of a file or folder until it is whole."""
+ABANDONED = 24 * 3600.0
+"""Seconds without a write after which no job can be at it, however much the clocks of two machines differ."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,23 @@ def unused_runs(configuration: Configuration) -> list[Path]:
     return sorted(folder for folder in (Path(configuration.results) / "runs").glob("*/seed-*") if folder not in asked)
 
 
+def left_half_written(results: Path) -> list[Path]:
+    """What killed jobs left under temporary names; what was written to within a day may be a living job's."""
+    found = []
+    for folder, below, names in os.walk(results):
+        here = [Path(folder, name) for name in (*below, *names) if TEMPORARY.fullmatch(name)]
+        found += [path for path in here if _idle(path) > ABANDONED]
+        below[:] = [name for name in below if not TEMPORARY.fullmatch(name) and Path(folder, name) != results / KEPT]
+    return sorted(found)
+
+
+def unused(configuration: Configuration) -> list[Path]:
+    """What nothing asks for: the trainings of no experiment, and what killed jobs left half-written elsewhere."""
+    runs = unused_runs(configuration)
+    half_written = left_half_written(Path(configuration.results))
+    return [*runs, *(path for path in half_written if not set(runs).intersection(path.parents))]
+
+
 def remove(paths: Iterable[Path]) -> None:
     """Remove files and folders; a training that is running is left alone.
 
@@ -137,6 +160,14 @@ def size(paths: Iterable[Path]) -> int:
                 continue
             sizes[found.st_dev, found.st_ino] = found.st_size
     return sum(sizes.values())
+
+
+def _idle(path: Path) -> float:
+    """Seconds for which nobody has written to a file or folder; none where it has got its name meanwhile."""
+    try:
+        return time.time() - path.lstat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _paths(configuration: Configuration) -> Paths:

@@ -112,7 +112,7 @@ def _clean(configuration: Configuration, options: argparse.Namespace) -> None:
     paths = {
         "checkpoints": lambda: cleanup.unneeded_checkpoints(configuration, options.experiments),
         "results": lambda: cleanup.results_of(configuration, options.experiments),
-        "unused": lambda: cleanup.unused_runs(configuration),
+        "unused": lambda: cleanup.unused(configuration),
     }[options.what]()
     size = decimal(cleanup.size(paths))
     for path in paths:
@@ -173,7 +173,8 @@ def _add_results(steps: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     commands = {
         "status": "which trainings run, how far they are, and what failed and why",
         "disk": "disk use by experiment",
-        "clean": "remove checkpoints of analysed trainings, the results of experiments, or trainings of no experiment",
+        "clean": "remove checkpoints of analysed trainings, the results of experiments, or what nothing asks for: "
+        "trainings of no experiment, and what killed jobs left half-written",
     }
     for name, meaning in commands.items():
         step = steps.add_parser(name, help=meaning, description=meaning)
