@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import shutil
 import signal
@@ -11,17 +12,21 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from faults import alter, empty, truncate
 from permissions import BOUND
 from training_runs import QUICK, Interrupted, overall_accuracy, results, run, summary
 
-from circuit_phases import training, training_run
+from circuit_phases import compilation, trainer, training, training_run
 from circuit_phases.checkpoints import saved_checkpoints
+from circuit_phases.compilation import MIXED, Compiler
 from circuit_phases.files import UserError, locked, remove_leftovers
+from circuit_phases.interruption import Stopped, StopRequest
 from circuit_phases.paths import checkpoint_file, saved_states, step_of
 from circuit_phases.run_in_progress import RunInProgress, forget_finished
 from circuit_phases.settings import RunSettings
@@ -197,6 +202,90 @@ def test_a_run_that_is_told_to_stop_saves_first_and_says_so(
     assert f"Stopped by {number.name}; saved at step {step}. Run again to continue." in stopped.stderr
     assert saved_step(tmp_path) == step
     assert results(run(tiny(), tmp_path)) == results(finished)
+
+
+@pytest.fixture
+def compile_as_it_is(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Tiny runs compile, which leaves functions as they are; called, it lets Ctrl-C end all but the first so many."""
+    monkeypatch.setattr(trainer, "COMPILE_FROM_STEPS", 0)
+
+    def begin(whole: float) -> None:
+        begun: list[object] = []
+
+        def compiled(function: Callable[..., Any], *_: object) -> Callable[..., Callable[..., Any]]:
+            begun.append(function)
+            if len(begun) <= whole:
+                return partial(partial, function)
+            signal.raise_signal(signal.SIGINT)
+            raise OSError("the compiler was killed")
+
+        monkeypatch.setattr(compilation, "_compiled", compiled)
+
+    return begin
+
+
+CHANGING = {"forbidden": [{"layer": 1, "edges": ["label_to_item"], "until_step": 30}]}
+"""The masks before step 30 are others than from there on, and so are the functions to compile."""
+
+
+@pytest.mark.parametrize(
+    ("continued", "whole", "saved"),
+    [
+        # Evaluation is compiled first, at step 0.
+        (None, 0, []),
+        (None, 1, []),
+        (None, 2, [29]),
+        (None, 3, []),
+        (27, 0, [25, 26]),
+        (27, 1, [26, 29]),
+        # Step 30 is taken, and cannot be evaluated.
+        (27, 2, [25, 26]),
+    ],
+)
+def test_a_job_that_is_stopped_with_its_compiler_takes_no_uncompiled_step(
+    continued: int | None,
+    whole: int,
+    saved: list[int],
+    tiny: Tiny,
+    tmp_path: Path,
+    compile_as_it_is: Callable[[float], None],
+    interrupt: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    compile_as_it_is(math.inf)
+    undisturbed = results(run(tiny(**CHANGING), tmp_path / "undisturbed"))
+    if continued:
+        interrupt(continued)
+        with pytest.raises(Interrupted):
+            run(tiny(**CHANGING), tmp_path / "run")
+        monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 3600)
+    compile_as_it_is(whole)
+    with pytest.raises(Stopped) as stopped:
+        run(tiny(**CHANGING), tmp_path / "run")
+    assert stopped.value.code == 128 + signal.SIGINT
+    assert caplog.messages[-1].startswith("Stopped by SIGINT before all was compiled; what was saved stays.")
+    assert [step_of(path) for path in saved_states(tmp_path / "run" / "partial")] == saved
+    compile_as_it_is(math.inf)
+    assert results(run(tiny(**CHANGING), tmp_path / "run")) == undisturbed
+    assert not any("compiled, so slower" in message or MIXED in message for message in caplog.messages)
+
+
+def test_a_compiler_that_ctrl_c_ends_together_with_the_job_is_not_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch._inductor.config as inductor
+
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f"#!/bin/sh\nkill -INT {os.getpid()}\nkill -KILL $$\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    with inductor.patch({"cpp.cxx": (str(compiler),)}), StopRequest() as stop:
+        of_job = Compiler(stop=stop)
+        function = of_job.compiled_or_plain(lambda x: (9 * x + 1).cos(), lambda x: pytest.fail("run uncompiled"))
+        with pytest.raises(Stopped):
+            function(torch.arange(70.0))
+    assert stop.signal == signal.SIGINT
 
 
 KILLED_WRITE = """

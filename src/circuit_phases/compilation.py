@@ -19,6 +19,7 @@ from torch.fx.passes.dialect.common.cse_pass import CSEPass
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from circuit_phases.files import replacing
+from circuit_phases.interruption import StopRequest
 from circuit_phases.memory import give_back_what_is_freed
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ OPTIONS: dict[str, Any] = {
 }
 MIXED = "Numbers equal those of an undisturbed run within rounding, not to the byte."
 ATTEMPTS = 2
-"""Ctrl-C kills a job's compiler too; the job would take one step uncompiled, and so end with other bytes."""
+"""One that is killed alone, for want of memory, is asked once more: uncompiled, the job would end with other bytes."""
 WHOLE_OR_ABSENT = """\
 #!/bin/sh
 # {compiler}, but what it writes is whole or absent.
@@ -62,10 +63,14 @@ PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.bmm.default)
 
 
 class Compiler:
-    """Compiles what a job runs until that fails, however it does; it is said once, and the rest runs as it is."""
+    """Compiles what a job runs until that fails, however it does; it is said once, and the rest runs as it is.
 
-    def __init__(self, works: bool = True) -> None:
+    A job that is told to stop meanwhile ends instead: what kills it by Ctrl-C kills its compiler too.
+    """
+
+    def __init__(self, works: bool = True, stop: StopRequest | None = None) -> None:
         self.works = works
+        self._stop = stop or StopRequest()
         self._worked = False
 
     @property
@@ -105,12 +110,18 @@ class Compiler:
         return prepare
 
     def _compiled_at_last(self, *function_and_arguments: Any) -> Callable[..., Callable[..., Any]] | None:
-        """A compiled form; none where it fails however often it is tried, and from then on."""
+        """A compiled form; none where it fails however often it is tried, and from then on.
+
+        Raises:
+            Stopped: if it fails in a job that is told to stop.
+        """
         why: list[str] = []
         for _ in range(ATTEMPTS if self.works else 0):
             try:
                 compiled = _compiled(*function_and_arguments)
             except Exception as error:
+                if self._stop.signal:
+                    self._stop.obey(" before all was compiled; what was saved stays")
                 why += str(error).strip().splitlines() or [type(error).__name__]
             else:
                 self._worked = True

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
+
+logger = logging.getLogger(__name__)
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
 """What a scheduler sends before it kills, and what a keyboard sends."""
+
+
+class Stopped(SystemExit):
+    """The end of a job that was told to stop."""
 
 
 class StopRequest:
@@ -33,7 +40,8 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
 
-    @property
-    def exit_code(self) -> int:
-        """The code by which shells and schedulers know a job that a signal ended."""
-        return 128 + (self.signal or 0)
+    def obey(self, how: str) -> NoReturn:
+        """End the job, saying how, with the code by which shells and schedulers know one that a signal ended."""
+        assert self.signal is not None
+        logger.warning("Stopped by %s%s. Run again to continue.", self.signal.name, how)
+        raise Stopped(128 + self.signal)

@@ -15,6 +15,7 @@ from circuit_phases.compilation import Compiler
 from circuit_phases.evaluation import Evaluation
 from circuit_phases.fast import Batch, FastForm, Parameters
 from circuit_phases.files import UserError
+from circuit_phases.interruption import StopRequest
 from circuit_phases.model import InContextTransformer
 from circuit_phases.sequences import TrainingBatches
 from circuit_phases.settings import Device, RunSettings
@@ -48,7 +49,13 @@ class Trainer:
     """A model, its world and its compiled step; the batch at a step depends on (seed, step) alone."""
 
     def __init__(
-        self, settings: RunSettings, world: World, evaluation: EvaluationSet, seed: int, device: Device = "cpu"
+        self,
+        settings: RunSettings,
+        world: World,
+        evaluation: EvaluationSet,
+        seed: int,
+        device: Device = "cpu",
+        stop: StopRequest | None = None,
     ) -> None:
         self.settings, self.world, self.seed = settings, world, seed
         self.device = torch_device(device)
@@ -56,7 +63,7 @@ class Trainer:
         self.parameters = {name: tensor.detach() for name, tensor in self.model.named_parameters()}
         self.constants = {name: tensor for name, tensor in self.model.named_buffers() if name.startswith("embedding.")}
         self.batches = TrainingBatches(world, seed, settings.training.batch_size)
-        self.compiler = Compiler(compiles(settings))
+        self.compiler = Compiler(compiles(settings), stop)
         self._step_at = per_stretch(settings, lambda start: _step_of(self, start))
         self._answers_at = per_stretch(settings, self._answers_from)
         self._evaluation = Evaluation(evaluation, world, settings.model.heads, self.device)

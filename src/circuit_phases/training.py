@@ -14,7 +14,7 @@ from circuit_phases.checkpoint_schedule import checkpoint_steps
 from circuit_phases.checkpoints import load_tensors
 from circuit_phases.compilation import MIXED
 from circuit_phases.files import DamagedFile, locked, remove_leftovers
-from circuit_phases.interruption import StopRequest
+from circuit_phases.interruption import Stopped, StopRequest
 from circuit_phases.paths import PARTIAL, checkpoint_file
 from circuit_phases.schemas import RUNS, TRAINING
 from circuit_phases.settings import Device, RunSettings
@@ -69,7 +69,7 @@ def train(
 
     Raises:
         UserError: if the loss becomes NaN or infinite, a file cannot be written, or another job trains this run.
-        SystemExit: after SIGTERM or SIGINT, with all saved.
+        Stopped: after SIGTERM or SIGINT, with all saved, or all up to the last save where a compiler was at work.
     """
     train_together(settings, [Member(seed, world, evaluation, folder)], progress, device)
     return folder
@@ -87,14 +87,14 @@ def train_together(
     A job that dies loses at most `seconds_between_saves`.
 
     Raises:
-        UserError, SystemExit: as `train` does.
+        UserError, Stopped: as `train` does.
     """
     with ExitStack() as locks, StopRequest() as stop:
         for folder in [member.folder for member in members]:
             locks.enter_context(locked(folder))
             for name in ("checkpoints", "training.parquet", "run.parquet", PARTIAL):
                 remove_leftovers(folder / name)
-        runs = [TrainingRun(settings, member, device) for member in members]
+        runs = [TrainingRun(settings, member, device, stop) for member in members]
         # The sequences stand in batches now; with N = 32 they are 45 MB.
         del members
         between_saves = SECONDS_BETWEEN_SAVES if seconds_between_saves is None else seconds_between_saves
@@ -167,7 +167,13 @@ class _Job:
         started = last_save = last_line = time.monotonic()
         while step != last and not all(run.done for run in self.runs):
             step += 1
-            losses, corrects = (values.reshape(-1) for values in self._take(step))
+            try:
+                losses, corrects = (values.reshape(-1) for values in self._take(step))
+            except Stopped:
+                # Not taken, since it is not compiled.
+                if step - 1 > first:
+                    self._save()
+                raise
             if step == first + 1:
                 self._compare_forms()
             diverged = []
@@ -183,8 +189,7 @@ class _Job:
                 raise diverged[0]
             if self._stop.signal:
                 self._save()
-                logger.warning("Stopped by %s; saved at step %d. Run again to continue.", self._stop.signal.name, step)
-                raise SystemExit(self._stop.exit_code)
+                self._stop.obey(f"; saved at step {step}")
             now = time.monotonic()
             if now - last_save > self._between_saves:
                 self._save()

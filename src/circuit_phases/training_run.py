@@ -19,6 +19,7 @@ from circuit_phases.checkpoint_schedule import checkpoint_steps, spaced_steps
 from circuit_phases.checkpoints import saved_checkpoints
 from circuit_phases.code_digest import code_digest, library_versions
 from circuit_phases.files import UserError
+from circuit_phases.interruption import StopRequest
 from circuit_phases.run_in_progress import RunInProgress, State
 from circuit_phases.schemas import RUNS, TRAINING
 from circuit_phases.settings import Device, RunSettings
@@ -48,8 +49,8 @@ class Member:
 class TrainingRun:
     """A member of a job from where it was left to its end."""
 
-    def __init__(self, settings: RunSettings, member: Member, device: Device) -> None:
-        self.trainer = Trainer(settings, member.world, member.evaluation, member.seed, device)
+    def __init__(self, settings: RunSettings, member: Member, device: Device, stop: StopRequest) -> None:
+        self.trainer = Trainer(settings, member.world, member.evaluation, member.seed, device, stop)
         self.settings, self.seed, self.folder = settings, member.seed, member.folder
         self.step, self.done = 0, False
         identity = {
