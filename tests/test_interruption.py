@@ -233,9 +233,9 @@ CHANGING = {"forbidden": [{"layer": 1, "edges": ["label_to_item"], "until_step":
     [
         # Evaluation is compiled first, at step 0.
         (None, 0, []),
-        (None, 1, []),
-        (None, 2, [29]),
-        (None, 3, []),
+        (None, 1, [0]),
+        (None, 2, [0, 29]),
+        (None, 3, [0]),
         (27, 0, [25, 26]),
         (27, 1, [26, 29]),
         # Step 30 is taken, and cannot be evaluated.
@@ -260,12 +260,13 @@ def test_a_job_that_is_stopped_with_its_compiler_takes_no_uncompiled_step(
         with pytest.raises(Interrupted):
             run(tiny(**CHANGING), tmp_path / "run")
         monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 3600)
-    compile_as_it_is(whole)
-    with pytest.raises(Stopped) as stopped:
-        run(tiny(**CHANGING), tmp_path / "run")
-    assert stopped.value.code == 128 + signal.SIGINT
-    assert caplog.messages[-1].startswith("Stopped by SIGINT before all was compiled; what was saved stays.")
-    assert [step_of(path) for path in saved_states(tmp_path / "run" / "partial")] == saved
+    for compilations in (whole, 0):
+        compile_as_it_is(compilations)
+        with pytest.raises(Stopped) as stopped:
+            run(tiny(**CHANGING), tmp_path / "run")
+        assert stopped.value.code == 128 + signal.SIGINT
+        assert caplog.messages[-1].startswith("Stopped by SIGINT before all was compiled; what was saved stays.")
+        assert [step_of(path) for path in saved_states(tmp_path / "run" / "partial")] == saved
     compile_as_it_is(math.inf)
     assert results(run(tiny(**CHANGING), tmp_path / "run")) == undisturbed
     assert not any("compiled, so slower" in message or MIXED in message for message in caplog.messages)

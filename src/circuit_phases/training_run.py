@@ -147,7 +147,8 @@ class TrainingRun:
             corrects,
             self._seconds,
             self.done,
-            self.trainer.compiler.form,
+            # Until a job has taken a step, it is what an earlier one left.
+            self.form_before or self.trainer.compiler.form,
             self.together,
         )
         self._saved.save(state, self._rows)
