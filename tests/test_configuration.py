@@ -64,6 +64,38 @@ def test_every_combination_of_varied_parameters_is_a_run_with_a_label() -> None:
     assert all(each.seeds == (0, 1, 2) for each, _ in series)
 
 
+def test_labels_write_values_as_the_config_does_and_name_maps_so() -> None:
+    masks = [None, [["self", "query_to_labels"], ["self"]]]
+    vary = {"masks": masks, "output_projection": [True, False], "eps": [0.1, 1]}
+    values = with_change("experiments.long", {"vary": vary})
+    labels = [each.label for each, _ in parse_configuration(values).series("long")]
+    assert labels[0] == "masks = null, output_projection = true, eps = 0.1"
+    assert labels[-1] == "masks = [[self, query_to_labels], [self]], output_projection = false, eps = 1"
+    read = [
+        yaml.safe_load(label.split(" = ")[1].removesuffix(", output_projection")) for label in (labels[0], labels[-1])
+    ]
+    assert read == masks
+    values["figures"]["f"] = {"experiment": "long", "draw": "maps", "maps": {labels[-1]: ["full"]}}
+    maps = [each.maps for each, _ in parse_configuration(values).figure_series("f")]
+    assert maps == [()] * 7 + [("full",)]
+
+
+def test_a_mapping_in_a_label_reads_back_as_it_was_written() -> None:
+    forbidden = [[{"layer": 1, "edges": ["query_to_labels"], "until_step": 500}], None]
+    values = with_change("experiments.bound", {"vary": {"forbidden": forbidden}})
+    labels = [each.label for each, _ in parse_configuration(values).series("bound")]
+    assert [yaml.safe_load(label.removeprefix("forbidden = ")) for label in labels] == forbidden
+
+
+def test_a_parameter_with_one_value_is_set_and_not_named_in_the_labels() -> None:
+    entry = {"vary": {"T": [2, 5], "label_vectors": ["learned"]}}
+    series = parse_configuration(with_change("experiments.one", entry)).series("one")
+    assert [each.label for each, _ in series] == ["T = 2", "T = 5"]
+    assert {settings.model.label_vectors for _, settings in series} == {"learned"}
+    series = parse_configuration(with_change("experiments.one", {"vary": {"T": [2]}})).series("one")
+    assert [each.label for each, _ in series] == ["one"]
+
+
 def test_named_series_carry_their_names_and_their_own_parameters() -> None:
     entry = {"set": {"K": 32}, "series": {"full model": {}, "NCC": {"masks": [["self"], ["self"]], "K": 128}}}
     series = parse_configuration(with_change("experiments.masked", entry)).series("masked")
@@ -240,7 +272,7 @@ def test_defaults_reach_every_run_and_experiments_overrule_them() -> None:
         (
             "experiments.base",
             {"vary": {"world_seed": [None, 7]}, "seeds": [7]},
-            "the series 'world_seed = None' and 'world_seed = 7' are the same run. Remove one.",
+            "the series 'world_seed = null' and 'world_seed = 7' are the same run. Remove one.",
         ),
         ("experiments.base.seeds", 10**10, "seeds = 10000000000 is not allowed (1 to 10000, or a list of seeds)."),
         ("experiments.base.seeds", [2**63], "9223372036854775808 is not allowed (<= 9223372036854775807)."),

@@ -106,14 +106,29 @@ class Experiment(Settings):
         return self
 
     def combinations(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The label of each configuration, empty if there is but one, and all of its own parameters."""
+        """The label of each configuration, empty if there is but one, and all of its own parameters.
+
+        A parameter with one value under `vary` tells no series from another, so no label names it.
+        """
         shared = ({"variant": self.variant} if self.variant else {}) | self.set
         for (name, own), values in itertools.product(
             self.series.items() or [("", {})], itertools.product(*self.vary.values())
         ):
             varied = dict(zip(self.vary, values, strict=True))
-            label = ", ".join([name] * bool(name) + [f"{key} = {value}" for key, value in varied.items()])
+            told = [f"{key} = {written(value)}" for key, value in varied.items() if len(self.vary[key]) > 1]
+            label = ", ".join([name] * bool(name) + told)
             yield label, shared | own | varied
+
+
+def written(value: Any) -> str:
+    """A value as config.yaml writes it: `true`, `null`, `[[self], [self, query_to_labels]]`."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {written(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(written, value)) + "]"
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class FigureEntry(Settings):
