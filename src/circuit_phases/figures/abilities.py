@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from circuit_phases.figure_data import CIRCUITS, FigureData, Series
 from circuit_phases.figures.panels import accuracy_axis, legend_above, new_figure, splits, step_axes
 from circuit_phases.figures.style import CIRCUIT_COLOURS, GREY, INK, PAGE, lighter, styled
-from circuit_phases.figures.sweeps import draw_curves, every_accuracy, looks, series_legend
+from circuit_phases.figures.sweeps import draw_curves, every_accuracy, legend_height, looks, series_legend
 from circuit_phases.readings import median_curve
 
 PANELS: tuple[tuple[str, str, str], ...] = (
@@ -33,7 +33,7 @@ PANELS: tuple[tuple[str, str, str], ...] = (
 @styled
 def figure(data: FigureData) -> Figure:
     """A colour per series: the median over seeds dark, each seed light; chance, and of one series the ceilings."""
-    drawn = new_figure(PAGE, 5.6)
+    drawn = new_figure(PAGE, 5.6 + legend_height(data, PAGE))
     part = drawn.subfigures(1, 1, squeeze=False)[0, 0]
     grid = part.subplots(3, 3, sharex=True, sharey=True)
     levels = _levels(data).groupby(["split", "measure"])

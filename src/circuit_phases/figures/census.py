@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
@@ -14,8 +15,15 @@ from matplotlib.ticker import NullFormatter
 from seaborn import heatmap
 
 from circuit_phases.figure_data import FigureData
-from circuit_phases.figures.panels import legend_above, new_figure, phase_handles, phase_strip, step_axis
-from circuit_phases.figures.style import CIRCUIT_COLOURS, PAGE, SMALL, series_looks, styled
+from circuit_phases.figures.panels import (
+    legend_above,
+    legend_of_names,
+    new_figure,
+    phase_handles,
+    phase_strip,
+    step_axis,
+)
+from circuit_phases.figures.style import CIRCUIT_COLOURS, PAGE, SMALL, series_looks, styled, wrapped
 from circuit_phases.figures.sweeps import every_accuracy
 from circuit_phases.readings import TIME_NAMES, Phase, phases
 
@@ -35,6 +43,8 @@ FEATURE_NAMES = {
     "count_distance": "label counts apart",
     "shared_pairs": "pairs shared by tasks",
 }
+PANELS_SHARE = 0.7
+"""How much of the page panels beside each other take, without their labels."""
 FORETOLD_NAMES = {"all_phases": "all three", "skips_2": "skips 2", "solved_step": "step of 0.99"}
 
 
@@ -56,10 +66,22 @@ def figure(data: FigureData) -> Figure:
     times.set(xscale="log", xlabel="median training step")
     times.margins(x=0.05)
     times.xaxis.set_minor_formatter(NullFormatter())
-    dots = [Line2D([], [], color=colour, marker="o", markersize=3, label=name) for name, colour in looks.items()]
-    legend_above(middle, [[handle] for handle in dots], "with 95 % intervals: Wilson's of shares, bootstrap of medians")
+    dots = [
+        Line2D([], [], color=colour, marker="o", markersize=3, label=_spaced(name)) for name, colour in looks.items()
+    ]
+    legend_of_names(middle, dots, PAGE, "with 95 % intervals: Wilson's of shares, bootstrap of medians")
     _foretold(below, table, names)
     return drawn
+
+
+def _spaced(configuration: str) -> str:
+    """The name of a configuration, with spaces where a line may break."""
+    return configuration.replace(",", ", ")
+
+
+def _title(configuration: str, columns: int) -> str:
+    """The name of a configuration over one of so many panels beside each other."""
+    return wrapped(_spaced(configuration), PANELS_SHARE * PAGE / columns, rcParams["axes.titlesize"])
 
 
 def _worlds(data: FigureData, rows: pd.DataFrame) -> list[tuple[str, list[list[Phase]]]]:
@@ -87,7 +109,7 @@ def _strips(
     for axes, name, groups in zip(panels, names, worlds, strict=False):
         phase_strip(axes, groups)
         step_axis(axes, every_accuracy(data))
-        axes.set_title(name)
+        axes.set_title(_title(name, len(names)))
     found = [phase for groups in worlds for _, runs in groups for run in runs for phase in run]
     handles = [[handle] for handle in phase_handles(found, CIRCUIT_COLOURS)]
     legend_above(part, handles, "a line per run, grouped by world")
@@ -126,5 +148,5 @@ def _foretold(part: FigureBase, table: pd.DataFrame, names: Sequence[str]) -> No
         look = {"cmap": "PuOr", "vmin": -1.4, "vmax": 1.4, "linewidths": 1, "cbar": False}
         heatmap(rho, ax=axes, annot=texts, fmt="", annot_kws={"size": SMALL}, **names_of_axes, **look)
         axes.tick_params(length=0, rotation=0)
-        axes.set(title=name, xlabel="", ylabel="")
+        axes.set(title=_title(name, len(names)), xlabel="", ylabel="")
     legend_above(part, [], "what in the world foretells it: rank correlation over worlds (p by permutation)")

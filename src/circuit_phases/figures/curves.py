@@ -8,16 +8,15 @@ import pandas as pd
 from matplotlib.figure import Figure, FigureBase
 
 from circuit_phases.figure_data import FigureData, Series
-from circuit_phases.figures.panels import new_figure, step_axes
+from circuit_phases.figures.panels import LEGEND_ROW, new_figure, step_axes
 from circuit_phases.figures.style import PAGE, styled
 from circuit_phases.figures.sweeps import (
-    LEGEND_ROW,
     Panel,
     draw_panel,
     draw_sweep,
     every_accuracy,
-    legend_rows,
     series_legend,
+    series_legend_lines,
     sweep_height,
 )
 from circuit_phases.readings import METRICS, circuit_curve, layers_and_heads
@@ -34,7 +33,7 @@ def figure(data: FigureData) -> Figure:
     layers = sorted({layer for layer, _ in heads})
     several = any(head > 1 for _, head in heads)
     heights = [sweep_height(data), METRICS_HEIGHT + TITLE_HEIGHT * several][: 1 + bool(layers)]
-    drawn = new_figure(PAGE, sum(heights) + LEGEND_ROW * legend_rows(data, PAGE))
+    drawn = new_figure(PAGE, sum(heights) + LEGEND_ROW * series_legend_lines(data, PAGE))
     parts = drawn.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     draw_sweep(parts[0], data)
     for part in parts[1:]:

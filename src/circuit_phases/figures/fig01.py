@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Int64
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.panels import new_figure, token_labels
-from circuit_phases.figures.style import CIRCUIT_TINTS, GREY, INK, PAGE, RED, SMALL, styled
+from circuit_phases.figures.style import CIRCUIT_TINTS, GREY, INK, PAGE, RED, SMALL, inches, styled, wrapped
 from circuit_phases.figures.tokens import Example, bare, draw_tokens, first_example, token_axes
 
 CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 1}
@@ -29,7 +30,7 @@ def figure(data: FigureData) -> Figure:
     for axes, (series, example) in zip(panels, examples, strict=False):
         if example:
             _draw_task(axes, example, tables[series.run])
-            axes.set_title(series.label)
+            axes.set_title(wrapped(series.label, inches(left), rcParams["axes.titlesize"]))
     held = [example for _, example in examples if example]
     network = right.subplots()
     bare(network)

@@ -11,14 +11,14 @@ from circuit_phases.closed_form import paper_formula
 from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.panels import legend_above, new_figure, step_axis
 from circuit_phases.figures.style import CIRCUIT_COLOURS, GREY, INK, PAGE, styled
-from circuit_phases.figures.sweeps import ACCURACY, draw_panel, every_accuracy, looks, series_legend
+from circuit_phases.figures.sweeps import ACCURACY, draw_panel, every_accuracy, legend_height, looks, series_legend
 from circuit_phases.readings import ceilings, final_accuracy
 
 
 @styled
 def figure(data: FigureData) -> Figure:
     """Left: accuracy over steps, the closed form dashed. Right: the last accuracy of every seed over K."""
-    drawn = new_figure(PAGE, 2.6)
+    drawn = new_figure(PAGE, 2.6 + legend_height(data, PAGE))
     left, right = drawn.subfigures(1, 2, width_ratios=[1.25, 1], squeeze=False)[0]
     worlds = {series: world for series in data.series if (world := _world(data, series))}
     over_steps = left.subplots()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from matplotlib import rcParams
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import FigureBase
 
 from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.panels import draw_attention, words_instead
+from circuit_phases.figures.style import wrapped
 from circuit_phases.heads import head_roles
 from circuit_phases.readings import attention_map, layers_and_heads, moment_step
 
@@ -17,6 +19,8 @@ MAP_SIZE = 1.5
 """Inches of a map with its labels, where four stand beside each other on a page."""
 BESIDE = 4
 """Maps beside each other, unless one block holds more."""
+NAME_ROW = 0.14
+"""Inches of each line of a title beyond the second."""
 BAR_HEIGHT, BAR_WIDTH = 1.3, 0.5
 """Inches of the bar of colours with its labels."""
 
@@ -26,7 +30,7 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class Block:
-    """The maps of every layer and head of one run at one checkpoint.
+    """The maps of every layer and head of one run at one checkpoint, under a title.
 
     `rows` places them: a row per layer, or one row of all layers if each has one head. `notes` are
     words for the titles of some.
@@ -35,6 +39,7 @@ class Block:
     series: Series
     seed: int
     step: int
+    title: str
     rows: tuple[tuple[Place, ...], ...]
     notes: Mapping[Place, Sequence[str]] = field(default_factory=dict)
 
@@ -65,7 +70,11 @@ def block_at(data: FigureData, series: Series, seed: int, step: int, notes: Mapp
     places = layers_and_heads(data.table("attention", series.run, seed))
     layers = sorted({layer for layer, _ in places})
     of_layers = tuple(tuple(place for place in places if place[0] == layer) for layer in layers)
-    return Block(series, seed, step, of_layers if len(places) > len(layers) else (tuple(places),), notes)
+    curve = data.training_curve(series.run, seed)
+    accuracy = curve[curve.index <= max(step, curve.index[0])].iloc[-1]
+    name = f"{series.label}\n" * (len(data.series) > 1)
+    title = f"{name}seed {seed}, step {step:,}, accuracy {accuracy:.2f}"
+    return Block(series, seed, step, title, of_layers if len(places) > len(layers) else (tuple(places),), notes)
 
 
 def blocks_width(rows: list[list[Block]]) -> int:
@@ -79,7 +88,18 @@ def blocks_height(rows: list[list[Block]]) -> float:
 
 
 def _heights(rows: list[list[Block]]) -> list[float]:
-    return [0.55 + max(len(block.rows) for block in row) * (_size(rows) + 0.2) for row in rows]
+    return [
+        0.55 + NAME_ROW * max(0, *(_title(block, rows).count("\n") - 1 for block in row))
+        + max(len(block.rows) for block in row) * (_size(rows) + 0.2)
+        for row in rows
+    ]  # fmt: skip
+
+
+def _title(block: Block, rows: list[list[Block]]) -> str:
+    """The title in lines that do not run into the next block."""
+    room = block.width * _size(rows)
+    lines = block.title.split("\n")
+    return "\n".join(wrapped(line, room, rcParams["font.size"], rcParams["figure.titleweight"]) for line in lines)
 
 
 def _size(rows: list[list[Block]]) -> float:
@@ -99,22 +119,17 @@ def draw_blocks(part: FigureBase, data: FigureData, rows: list[list[Block]]) -> 
         widths = [block.width for block in row] + [spare] * bool(spare)
         pieces = strip.subfigures(1, len(widths), width_ratios=widths, squeeze=False)[0]
         for piece, block in zip(pieces, row, strict=False):
-            mesh = _draw_block(piece, data, block, name=len(data.series) > 1)
+            mesh = _draw_block(piece, data, block, _title(block, rows))
     above = max(blocks_height(rows) - BAR_HEIGHT, 0.2) / 2
     bar = right.subfigures(3, 1, height_ratios=[above, BAR_HEIGHT, above], squeeze=False)[1, 0].subplots()
     bar.set_label("<colorbar>")
     right.colorbar(mesh, cax=bar, ticks=[0, 0.5, 1], label="mean attention weight").outline.set_visible(False)
 
 
-def _draw_block(part: FigureBase, data: FigureData, block: Block, name: bool) -> QuadMesh:
+def _draw_block(part: FigureBase, data: FigureData, block: Block, title: str) -> QuadMesh:
     run, seed = block.series.run, block.seed
     several_heads = len(block.rows) > 1
-    curve = data.training_curve(run, seed)
-    accuracy = curve[curve.index <= max(block.step, curve.index[0])].iloc[-1]
-    part.suptitle(
-        f"{block.series.label}\n" * name + f"seed {seed}, step {block.step:,}, accuracy {accuracy:.2f}",
-        x=0.01, ha="left", fontsize="medium",
-    )  # fmt: skip
+    part.suptitle(title, x=0.01, ha="left", fontsize="medium")
     grid = part.subplots(len(block.rows), block.width, squeeze=False)
     for number, (row, places) in enumerate(zip(grid, block.rows, strict=True), start=1):
         for axes, (layer, head) in zip(row, places, strict=True):

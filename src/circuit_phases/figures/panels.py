@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
+from matplotlib import rcParams
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Ticker
@@ -21,7 +22,18 @@ from matplotlib.ticker import Formatter, FuncFormatter, NullFormatter, NullLocat
 from matplotlib.typing import LineStyleType
 
 from circuit_phases.figure_data import CIRCUITS, FigureData, Series
-from circuit_phases.figures.style import CIRCUIT_COLOURS, CIRCUIT_TINTS, GREY, INK, PAGE, SMALL, lighter
+from circuit_phases.figures.style import (
+    CIRCUIT_COLOURS,
+    CIRCUIT_TINTS,
+    GREY,
+    INK,
+    PAGE,
+    SMALL,
+    inches,
+    lighter,
+    text_width,
+    wrapped,
+)
 from circuit_phases.readings import (
     Phase,
     attention_map,
@@ -35,6 +47,14 @@ LABELLED_TOKENS = 11
 """Up to so many tokens, each has its tick label."""
 MAP_HEIGHT = 1.5
 """Inches of a row of `attention_grid`, whose label is nearly as long."""
+TITLE_ROW = 0.145
+"""Inches of each further line of a series' name over its part."""
+LEGEND_ROW = 0.13
+"""Inches of a row of a legend."""
+LEGEND_KEY = 0.35
+"""Inches of a column of a legend beside its text."""
+LETTER = 0.05
+"""Inches that a letter of a legend has at least: most are narrower, which keeps columns apart."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -53,17 +73,32 @@ def per_series(
 
     `more` is what a series adds to the height; parts beside each other have that of the tallest.
     """
-    heights = [height + more(data, series) for series in data.series] or [height]
-    columns = min(len(heights), int(PAGE // width))
+    columns = max(min(len(data.series), int(PAGE // width)), 1)
+    room = width if columns == 1 else PAGE / columns
+    heights = [height + more(data, series) + title_height(series.label, room) for series in data.series] or [height]
     rows = [max(heights[start : start + columns]) for start in range(0, len(heights), columns)]
     figure = new_figure(width if columns == 1 else PAGE, sum(rows))
     parts = figure.subfigures(len(rows), columns, height_ratios=rows, squeeze=False).flat
     for part, series in zip(parts, data.series, strict=False):
         if len(data.series) > 1:
-            part.suptitle(series.label)
+            name_part(part, series.label)
         # A part within the part, so that the title stands over the legend.
         draw(part.subfigures(1, 1), data, series)
     return figure
+
+
+def name_part(part: FigureBase, name: str) -> None:
+    """A series' name over its part, in as many lines as its width asks for."""
+    part.suptitle(_title(name, inches(part)))
+
+
+def title_height(name: str, room: float) -> float:
+    """Inches of the lines beyond the first of `name_part`, in a part of `room` inches."""
+    return TITLE_ROW * _title(name, room).count("\n")
+
+
+def _title(name: str, room: float) -> str:
+    return wrapped(name, room, rcParams["figure.titlesize"], rcParams["figure.titleweight"])
 
 
 def words_instead(part: FigureBase, why: str) -> None:
@@ -175,6 +210,32 @@ def legend_above(figure: FigureBase, columns: Sequence[Sequence[Artist]], title:
     rows = max(map(len, columns), default=0)
     handles = [handle for column in columns for handle in [*column, *[blank] * (rows - len(column))]]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(columns) or 1, title=title)
+
+
+def legend_of_names(figure: FigureBase, handles: Sequence[Artist], width: float, title: str = "") -> None:
+    """`legend_above` of names of any length: wrapped, and in as many columns as `width` inches hold."""
+    texts = [_legend_text(str(handle.get_label()), width) for handle in handles]
+    for handle, text in zip(handles, texts, strict=True):
+        handle.set_label(text)
+    legend_above(figure, [handles[column] for column in _columns(texts, width)], title)
+
+
+def legend_lines(names: Sequence[str], width: float) -> int:
+    """The lines of text in the longest column of `legend_of_names`."""
+    texts = [_legend_text(name, width) for name in names]
+    return max((sum(text.count("\n") + 1 for text in texts[column]) for column in _columns(texts, width)), default=1)
+
+
+def _legend_text(name: str, width: float) -> str:
+    return wrapped(name, width - LEGEND_KEY, rcParams["legend.fontsize"])
+
+
+def _columns(texts: Sequence[str], width: float) -> list[slice]:
+    lines = [line for text in texts for line in text.split("\n")]
+    longest = max((max(text_width(line, rcParams["legend.fontsize"]), LETTER * len(line)) for line in lines), default=0)
+    columns = max(min(int(width / (LEGEND_KEY + longest)), len(texts)), 1)
+    rows = -(-len(texts) // columns) or 1
+    return [slice(start, start + rows) for start in range(0, len(texts), rows)]
 
 
 # Phases and ceilings

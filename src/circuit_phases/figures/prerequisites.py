@@ -10,7 +10,7 @@ from matplotlib.ticker import NullFormatter
 from circuit_phases.figure_data import FigureData
 from circuit_phases.figures.panels import legend_above, new_figure
 from circuit_phases.figures.style import GREY, PAGE, styled
-from circuit_phases.figures.sweeps import draw_sweep, looks, series_legend, sweep_height
+from circuit_phases.figures.sweeps import draw_sweep, legend_height, looks, series_legend, sweep_height
 from circuit_phases.prerequisites import QUANTITIES
 from circuit_phases.readings import TIME_NAMES
 
@@ -22,7 +22,7 @@ NEVER = 30.0
 def figure(data: FigureData) -> Figure:
     """The sweep as in `sweep`; below, a dot per seed: the step of each phase over that of the free run."""
     heights = [sweep_height(data), 1.9]
-    drawn = new_figure(PAGE, sum(heights))
+    drawn = new_figure(PAGE, sum(heights) + legend_height(data, PAGE))
     above, below = drawn.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
     draw_sweep(above, data)
     _ratios(below.subplots(), data)

@@ -18,12 +18,14 @@ from circuit_phases.figures.panels import (
     accuracy_axis,
     draw_ceilings,
     legend_above,
+    name_part,
     new_figure,
     seed_curves,
     shade_phases,
     splits,
     step_axis,
     step_range,
+    title_height,
 )
 from circuit_phases.figures.style import CIRCUIT_COLOURS, CIRCUIT_TINTS, GREY, INK, PAGE, SMALL, styled
 from circuit_phases.readings import Phase, ceilings, phases
@@ -45,11 +47,13 @@ def figure(data: FigureData) -> Figure:
     # As full as they can be, rows of one length: five panels stand as three and two.
     columns = ceil(most / ceil(most / COLUMNS))
     rows = [ceil(len(series.seeds) / columns) for series in data.series] or [1]
-    drawn = new_figure(PAGE, 0.4 + sum(0.35 + 1.5 * count for count in rows))
-    parts = drawn.subfigures(len(rows), 1, height_ratios=[0.35 + 1.5 * count for count in rows], squeeze=False)[:, 0]
+    titles = [title_height(series.label, PAGE) for series in data.series] or [0.0]
+    heights = [0.35 + title + 1.5 * count for title, count in zip(titles, rows, strict=True)]
+    drawn = new_figure(PAGE, 0.4 + sum(heights))
+    parts = drawn.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
     curves = [curve for series in data.series for curve in splits(data, series)]
     for part, series, count in zip(parts, data.series, rows, strict=False):
-        part.suptitle(series.label)
+        name_part(part, series.label)
         grid = part.subplots(count, columns, squeeze=False).ravel()
         for index, (axes, seed) in enumerate(zip(grid, series.seeds, strict=False)):
             _draw(axes, data, series, seed)

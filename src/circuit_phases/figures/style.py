@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import wraps
-from itertools import cycle
+from itertools import chain, cycle
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib import style
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase, SubFigure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 from matplotlib.typing import LineStyleType
 
 from circuit_phases.figure_data import CIRCUITS, FigureData
@@ -33,6 +36,9 @@ SERIES_COLOURS = ("#222222", "#aa4499", "#56b4e9", "#999933", "#882255", "#44aa9
 
 _SHEET = Path(__file__).with_name("circuit_phases.mplstyle")
 _NUMBER_AT_END = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?$", re.IGNORECASE)
+
+TIED = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"
+"""Between a parameter and its value, where a line does not break."""
 
 styling = style.context(_SHEET, after_reset=True)
 """The style sheet, and nothing of the user's own settings; a decorator and a context manager."""
@@ -74,6 +80,34 @@ def series_looks(labels: Sequence[str]) -> list[tuple[str, LineStyleType]]:
         looks.append((colour, HEAD_STYLES[seen[colour] % len(HEAD_STYLES)]))
         seen[colour] += 1
     return looks
+
+
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Inches of the longest line of a text, whose type has `size` points."""
+    font = FontProperties(weight=weight)
+    lines = (line for line in text.split("\n") if line.strip())
+    return max((float(TextPath((0, 0), line, size, font).get_extents().width) for line in lines), default=0) / 72
+
+
+def wrapped(text: str, room: float, size: float, weight: str = "normal") -> str:
+    """A name in lines of at most `room` inches, broken between its parameters; within, where one is too long."""
+    width = text_width(text, size, weight)
+    if width <= room:
+        return text
+    # Letters differ in width, so that a line can be wider than the mean of the text tells.
+    letters = max(int(0.9 * len(text) * room / width), 1)
+    lines = _lines(text.replace(" = ", TIED), letters, cut=False)
+    return "\n".join(chain.from_iterable(_lines(line.replace(TIED, " = "), letters, cut=True) for line in lines))
+
+
+def _lines(text: str, letters: int, cut: bool) -> list[str]:
+    return textwrap.wrap(text, letters, break_long_words=cut, break_on_hyphens=False)
+
+
+def inches(part: FigureBase) -> float:
+    """The width of a figure or of a part of one."""
+    assert isinstance(part, Figure | SubFigure)
+    return float(part.bbox.width / part.dpi)
 
 
 def lighter(colour: str) -> str:

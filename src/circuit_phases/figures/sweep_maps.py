@@ -8,7 +8,7 @@ from circuit_phases.figure_data import FigureData
 from circuit_phases.figures.moments import BESIDE, blocks, blocks_height, blocks_width, draw_blocks
 from circuit_phases.figures.panels import new_figure
 from circuit_phases.figures.style import PAGE, styled
-from circuit_phases.figures.sweeps import draw_sweep, series_legend, sweep_height
+from circuit_phases.figures.sweeps import draw_sweep, legend_height, series_legend, sweep_height
 
 
 @styled
@@ -17,10 +17,10 @@ def figure(data: FigureData) -> Figure:
     rows = blocks(data)
     heights = [sweep_height(data), blocks_height(rows)]
     if blocks_width(rows) <= BESIDE / 2:
-        drawn = new_figure(PAGE, max(heights))
+        drawn = new_figure(PAGE, max(heights) + legend_height(data, PAGE))
         curves, maps = drawn.subfigures(1, 2, width_ratios=[1, 1.1], squeeze=False)[0]
     else:
-        drawn = new_figure(PAGE, sum(heights))
+        drawn = new_figure(PAGE, sum(heights) + legend_height(data, PAGE))
         curves, maps = drawn.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
     draw_sweep(curves, data)
     draw_blocks(maps, data, rows)

@@ -8,6 +8,7 @@ from itertools import chain
 from statistics import median_low
 
 import pandas as pd
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
@@ -15,9 +16,12 @@ from matplotlib.typing import LineStyleType
 
 from circuit_phases.figure_data import CIRCUITS, FigureData, Series
 from circuit_phases.figures.panels import (
+    LEGEND_ROW,
     accuracy_axis,
     draw_ceilings,
     legend_above,
+    legend_lines,
+    legend_of_names,
     median_of_seeds,
     new_figure,
     phase_handles,
@@ -25,13 +29,17 @@ from circuit_phases.figures.panels import (
     splits,
     step_axis,
 )
-from circuit_phases.figures.style import CIRCUIT_COLOURS, COLUMN, lighter, series_looks
+from circuit_phases.figures.style import CIRCUIT_COLOURS, COLUMN, inches, lighter, series_looks, text_width
 from circuit_phases.readings import ceilings, phases
 
 STRIP_ROW = 0.16
 """Inches of a row of the strip of phases."""
-LEGEND_ROW = 0.12
-"""Inches of a row of the legend."""
+NAMES_SHARE = 0.25
+"""Names that take more of a sweep's width stand in the legend alone, and not beside the strip of phases too."""
+KEY_LENGTH = 0.2
+"""Inches of the line that stands for a series beside the strip."""
+LEGEND_ROOM = 2
+"""The lines of the legend that the height of every drawing has room for."""
 
 Curves = Callable[[FigureData, Series], "list[pd.Series[float]]"]
 """The curve of every seed of a series."""
@@ -57,14 +65,14 @@ def looks(data: FigureData) -> list[tuple[Series, str, LineStyleType]]:
 
 def sweep_figure(data: FigureData, panels: Sequence[Panel] = (ACCURACY,)) -> Figure:
     """A figure of a column's width with nothing but panels, strip and legend."""
-    drawn = new_figure(COLUMN, sweep_height(data, panels))
+    drawn = new_figure(COLUMN, sweep_height(data, panels) + legend_height(data, COLUMN))
     draw_sweep(drawn.subfigures(1, 1, squeeze=False)[0, 0], data, panels)
     series_legend(drawn, data, COLUMN)
     return drawn
 
 
 def sweep_height(data: FigureData, panels: Sequence[Panel] = (ACCURACY,)) -> float:
-    """Inches of `draw_sweep` with a legend above."""
+    """Inches of `draw_sweep` with a legend of `LEGEND_ROOM` lines above."""
     return 1.45 + 0.95 * len(panels) + STRIP_ROW * len(data.series)
 
 
@@ -86,9 +94,24 @@ def draw_sweep(part: FigureBase, data: FigureData, panels: Sequence[Panel] = (AC
             axes.set_axis_off()
     found = [[phases(data, series.run, seed) for seed in series.seeds] for series in data.series]
     phase_strip(grid[-1, 0], [(series.label, seeds) for series, seeds in zip(data.series, found, strict=True)])
+    longest = max((text_width(series.label, rcParams["ytick.labelsize"]) for series in data.series), default=0)
+    if longest > NAMES_SHARE * inches(part):
+        _lines_for_names(grid[-1, 0], data, KEY_LENGTH / inches(part))
     step_axis(grid[-1, 0], every_accuracy(data))
     handles = phase_handles(chain(*chain(*found)), CIRCUIT_COLOURS)
     legend_above(part, [[handle] for handle in handles] if len(handles) < 4 else [handles[:2], handles[2:]])
+
+
+def _lines_for_names(axes: Axes, data: FigureData, length: float) -> None:
+    """Beside each row of the strip the line that its series has in the legend, of a length in widths of the axes."""
+    axes.set_yticks([])
+    for row, (_, colour, line) in enumerate(looks(data)):
+        axes.add_artist(
+            Line2D(
+                [-1.3 * length, -0.3 * length], [row, row], color=colour, linestyle=line,
+                transform=axes.get_yaxis_transform(), clip_on=False,
+            )
+        )  # fmt: skip
 
 
 def draw_panel(axes: Axes, data: FigureData, panel: Panel) -> None:
@@ -140,20 +163,18 @@ def _draw_ceilings_beside(axes: Axes, data: FigureData) -> None:
     axes.set_title("ceilings", loc="center")
 
 
-def legend_rows(data: FigureData, width: float) -> int:
-    """The rows of `series_legend`."""
-    longest = max((len(series.label) for series in data.series), default=1)
-    columns = max(min(int(width / (0.35 + 0.05 * longest)), len(data.series)), 1)
-    return -(-len(data.series) // columns) or 1
+def series_legend_lines(data: FigureData, width: float) -> int:
+    """The lines of `series_legend`."""
+    return legend_lines([series.label for series in data.series], width)
+
+
+def legend_height(data: FigureData, width: float) -> float:
+    """Inches of `series_legend` beyond `LEGEND_ROOM`."""
+    return LEGEND_ROW * max(series_legend_lines(data, width) - LEGEND_ROOM, 0)
 
 
 def series_legend(drawn: Figure, data: FigureData, width: float) -> None:
     """The colour of every series, in as many columns as `width` inches hold."""
     handles = [Line2D([], [], color=colour, linestyle=line, label=one.label) for one, colour, line in looks(data)]
-    rows = legend_rows(data, width)
     several_seeds = any(len(series.seeds) > 1 for series in data.series)
-    legend_above(
-        drawn,
-        [handles[i : i + rows] for i in range(0, len(handles), rows)],
-        "dark: median over seeds, light: each seed" * several_seeds,
-    )
+    legend_of_names(drawn, handles, width, "dark: median over seeds, light: each seed" * several_seeds)
