@@ -247,6 +247,16 @@ def test_defaults_reach_every_run_and_experiments_overrule_them() -> None:
             {"experiment": "variants", "draw": "maps", "maps": {"paper": ["full"]}},
             "figures.mine: maps.paper is not a series of it (choose from variant = paper, variant = released_code).",
         ),
+        (
+            "figures.mine",
+            {"experiment": "variants", "draw": "maps", "maps": {"variant = paper": []}},
+            "figures.mine: maps.variant = paper: [] is not allowed (early, full or both). Name one, or leave it out.",
+        ),
+        (
+            "figures.mine",
+            {"experiment": "variants", "draw": "sweep_maps", "maps": {"variant = paper": ["full", "full"]}},
+            "figures.mine: maps.variant = paper: [full, full] is not allowed (a list without repeats).",
+        ),
         ("experiments.a(b", {}, "config.yaml: experiments: 'a(b' is not allowed as a name (letters, digits, _ and"),
         ("experiments.a+b", {}, "experiments: 'a+b' is not allowed as a name"),
         ("figures.a/b", {"experiment": "base", "draw": "curves"}, "figures: 'a/b' is not allowed as a name"),

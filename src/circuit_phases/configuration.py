@@ -151,6 +151,16 @@ class FigureEntry(Settings):
             return maps
         return {name: tuple(moments) if isinstance(moments, list) else moments for name, moments in maps.items()}
 
+    @field_validator("maps")
+    @classmethod
+    def _moments(cls, maps: dict[str, tuple[Moment, ...]]) -> dict[str, tuple[Moment, ...]]:
+        for name, moments in maps.items():
+            if not moments:
+                raise RuleBroken(f"maps.{name}: [] is not allowed (early, full or both). Name one, or leave it out.")
+            if len(set(moments)) < len(moments):
+                raise RuleBroken(f"maps.{name}: [{', '.join(moments)}] is not allowed (a list without repeats).")
+        return maps
+
 
 class Configuration(Settings):
     """The whole of config.yaml."""

@@ -43,6 +43,23 @@ def first_full(data, run):
     return rows.loc[rows["accuracy"] >= 0.99 * rows["accuracy"].max(), "step"].min()
 
 
+@pytest.mark.parametrize("name", ["maps", "sweep_maps"])
+def test_two_moments_at_one_step_are_told_apart_and_one_alone_is_not_named(name):
+    data = figure_data({"p": "p"}, p={0: {}})
+    # The only attention saved is that of the last step, which is nearest to every moment.
+    rows = data.tables["attention"]
+    data.tables["attention"] = rows[rows["step"] == rows["step"].max()]
+    titles = {moments: block_titles(data, name, moments) for moments in (("early", "full"), ("full",))}
+    assert titles["early", "full"] == [f"seed 0, step 100,000, accuracy 1.00, {moment}" for moment in ("early", "full")]
+    assert titles["full",] == ["seed 0, step 100,000, accuracy 1.00"]
+
+
+def block_titles(data, name, moments):
+    asked = replace(data, series=tuple(replace(series, maps=moments) for series in data.series))
+    texts = [text.get_text() for text, _ in visible_texts(draw(name, asked))]
+    return [text for text in texts if text.startswith("seed 0, step ")]
+
+
 def test_without_a_plateau_the_early_moment_is_half_the_way_up():
     data = figure_data({"p": "p"}, {"p": ("early",)}, p={0: shifted(1, (1,))})
     data.tables["phases"] = data.tables["phases"].iloc[:0]

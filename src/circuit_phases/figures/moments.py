@@ -57,7 +57,7 @@ def blocks(data: FigureData) -> list[list[Block]]:
         circuits = data.table("circuits", series.run, seed)
         for moment in series.maps if layers_and_heads(data.table("attention", series.run, seed)) else ():
             step = moment_step(data, series.run, seed, moment)
-            block = block_at(data, series, seed, step, head_roles(circuits, step))
+            block = block_at(data, series, seed, step, head_roles(circuits, step), moment * (len(series.maps) > 1))
             if rows and sum(each.width for each in rows[-1]) + block.width <= BESIDE:
                 rows[-1].append(block)
             else:
@@ -65,15 +65,17 @@ def blocks(data: FigureData) -> list[list[Block]]:
     return rows
 
 
-def block_at(data: FigureData, series: Series, seed: int, step: int, notes: Mapping[Place, Sequence[str]]) -> Block:
-    """The block of a checkpoint."""
+def block_at(
+    data: FigureData, series: Series, seed: int, step: int, notes: Mapping[Place, Sequence[str]], moment: str = ""
+) -> Block:
+    """The block of a checkpoint; its title ends in the name of the moment, if one is given."""
     places = layers_and_heads(data.table("attention", series.run, seed))
     layers = sorted({layer for layer, _ in places})
     of_layers = tuple(tuple(place for place in places if place[0] == layer) for layer in layers)
     curve = data.training_curve(series.run, seed)
     accuracy = curve[curve.index <= max(step, curve.index[0])].iloc[-1]
     name = f"{series.label}\n" * (len(data.series) > 1)
-    title = f"{name}seed {seed}, step {step:,}, accuracy {accuracy:.2f}"
+    title = f"{name}seed {seed}, step {step:,}, accuracy {accuracy:.2f}" + f", {moment}" * bool(moment)
     return Block(series, seed, step, title, of_layers if len(places) > len(layers) else (tuple(places),), notes)
 
 
