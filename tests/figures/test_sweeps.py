@@ -68,6 +68,24 @@ def test_curves_list_the_phases_of_every_seed(drawn):
     )
 
 
+def test_a_curve_of_a_single_point_is_a_dot_within_the_axes_and_others_have_none():
+    data = figure_data({"p": "p"}, p={0: {}})
+    figure = draw("curves", at_steps(data, "circuits", [0, 100_000]))
+    assert [line.get_marker() for line in panel(figure, "accuracy").lines[:1]] == [""]
+    axes = panel(figure, "Bigram")
+    assert [line.get_marker() for line in axes.lines] == ["o"]
+    assert axes.get_xlim()[0] < axes.lines[0].get_xdata()[0] < axes.get_xlim()[1]
+    axes = panel(draw("sweep", at_steps(data, "training", [500])), "accuracy")
+    assert axes.lines[0].get_marker() == "o"
+    assert axes.get_xlim()[0] < 500 < axes.get_xlim()[1]
+
+
+def at_steps(data, table, steps):
+    """The same with these rows of a table alone."""
+    rows = data.tables[table]
+    return replace(data, tables=data.tables | {table: rows[rows["step"].isin(steps)]})
+
+
 def test_a_run_that_ended_early_keeps_its_last_value_in_the_median():
     ended, going = pd.Series([0.5, 1.0], index=[100, 200]), pd.Series([0.1, 0.2, 0.3], index=[100, 200, 300])
     assert median_curve([ended, going, going]).tolist() == [0.1, 0.2, 0.3]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from circuit_phases.figure_data import CIRCUITS, FigureData, Series
-from circuit_phases.figures.panels import accuracy_axis, legend_above, new_figure, splits, step_axes
+from circuit_phases.figures.panels import accuracy_axis, draw_curve, legend_above, new_figure, splits, step_axes
 from circuit_phases.figures.style import CIRCUIT_COLOURS, GREY, INK, PAGE, lighter, styled
 from circuit_phases.figures.sweeps import draw_curves, every_accuracy, legend_height, looks, series_legend
 from circuit_phases.readings import median_curve
@@ -82,7 +82,7 @@ def _draw_other_tasks(axes: Axes, data: FigureData) -> None:
     """Behind the curves, one of each series: that of its median over seeds."""
     for series, colour, _ in looks(data):
         curve = median_curve([_by_other_tasks(data, series, seed) for seed in series.seeds])
-        axes.plot(curve.index, curve, color=lighter(colour), linestyle="--", linewidth=0.9, zorder=1.5)
+        draw_curve(axes, curve, color=lighter(colour), linestyle="--", linewidth=0.9, zorder=1.5)
 
 
 def _by_other_tasks(data: FigureData, series: Series, seed: int) -> pd.Series[float]:

@@ -14,6 +14,7 @@ from circuit_phases.figures.causes import KNOCK_OUTS, circuit_importance, disagr
 from circuit_phases.figures.panels import (
     accuracy_axis,
     dark_note,
+    draw_curve,
     legend_above,
     per_series,
     phase_handles,
@@ -82,7 +83,7 @@ def _edges(axes: Axes, data: FigureData, series: Series, edge: str, layer: int) 
     seed_curves(axes, curves)
     for knock_out in ("mean", "resample"):
         lost = lost_accuracy(data, series.run, first, edge, layer, knock_out)["lost"]
-        axes.plot(lost.index, lost, color=INK, linestyle=LINES[knock_out], linewidth=0.8, zorder=3)
+        draw_curve(axes, lost, color=INK, linestyle=LINES[knock_out], linewidth=0.8, zorder=3)
     for kind, steps in disagreements(data, series.run, first, edge, layer).items():
         marker, colour, height, _ = MARKS[kind]
         axes.plot(steps, [height] * len(steps), marker, color=colour, markersize=2.2, linestyle="none", zorder=4)

@@ -13,6 +13,7 @@ from circuit_phases.figure_data import FigureData, Series
 from circuit_phases.figures.panels import (
     accuracy_axis,
     dark_note,
+    draw_curve,
     legend_above,
     per_series,
     phase_handles,
@@ -42,7 +43,7 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     accuracy, difference, strip = part.subplots(3, 1, sharex=True, height_ratios=[1.2, 1, 0.4])
     seed_curves(accuracy, curves)
     accuracy_axis(accuracy)
-    difference.plot(change.index, change, color=INK, linewidth=0.7)
+    draw_curve(difference, change, color=INK, linewidth=0.7)
     difference.axhline(threshold, color=RED, linewidth=0.7, dashes=(4, 2.5))
     difference.set_ylabel(f"dAcc, dt = {dt:,}")
     difference.set_yscale("symlog", linthresh=threshold, linscale=1)

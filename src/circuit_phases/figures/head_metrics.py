@@ -8,7 +8,15 @@ from matplotlib.patches import Patch
 from matplotlib.typing import LineStyleType
 
 from circuit_phases.figure_data import FigureData, Series
-from circuit_phases.figures.panels import accuracy_axis, legend_above, per_series, splits, step_axes, words_instead
+from circuit_phases.figures.panels import (
+    accuracy_axis,
+    draw_curve,
+    legend_above,
+    per_series,
+    splits,
+    step_axes,
+    words_instead,
+)
 from circuit_phases.figures.style import CIRCUIT_COLOURS, HEAD_STYLES, INK, PAGE, styled
 from circuit_phases.heads import Role, head_roles
 from circuit_phases.readings import METRICS, circuit_curve, layers_and_heads, moment_step
@@ -42,10 +50,10 @@ def _draw(part: FigureBase, data: FigureData, series: Series) -> None:
     accuracy = splits(data, series)
     for row, (metric, name) in zip(grid, METRICS.items(), strict=True):
         for axes, layer in zip(row, layers, strict=True):
-            axes.plot(accuracy[0].index, accuracy[0], color=ACCURACY_COLOUR, linewidth=0.7, zorder=1)
+            draw_curve(axes, accuracy[0], color=ACCURACY_COLOUR, linewidth=0.7, zorder=1)
             for head in (head for each, head in heads if each == layer):
                 curve = circuit_curve(data, series.run, seed, metric, layer, head)
-                axes.plot(curve.index, curve, color=ROLE_COLOURS[roles[layer, head]], linestyle=_line(head))
+                draw_curve(axes, curve, color=ROLE_COLOURS[roles[layer, head]], linestyle=_line(head))
             axes.axvline(step, color=ACCURACY_COLOUR, linewidth=0.7, dashes=(4, 2.5))
             accuracy_axis(axes, name * (layer == layers[0]))
     for axes, layer in zip(grid[0], layers, strict=True):

@@ -112,12 +112,17 @@ NAMES_APART = 0.3
 """The least distance of the names of two steps, in lengths of the axis."""
 
 
+DOT = 2.5
+"""Points across a curve of a single point."""
+
+
 def step_axis(axes: Axes, accuracy: Iterable[pd.Series[float]], label: bool = True) -> None:
     """A logarithmic axis of training steps, from a little before accuracy first rises to the last step."""
     axes.set_xscale("log")
     curves = [curve for curve in accuracy if len(curve)]
     start, end = min(map(_eventful, curves), default=1), max((curve.index[-1] for curve in curves), default=10)
-    first, last = axes.set_xlim(start, max(end, 2 * start) * 1.04)
+    # A single step stands within the axis, where all of its dot is seen.
+    first, last = axes.set_xlim(start if end > start else start / 2, max(end, 2 * start) * 1.04)
     # Matplotlib by itself makes ticks for the decades out of sight too, and ticks take longest of all that is drawn.
     minor = [step for step in axes.xaxis.get_minorticklocs() if first <= step <= last]
     axes.set_xticks(minor, minor=True)
@@ -165,14 +170,19 @@ def accuracy_axis(axes: Axes, label: str = "accuracy") -> None:
     axes.set_ylabel(label)
 
 
+def draw_curve(axes: Axes, curve: pd.Series[float], **looks: Any) -> None:
+    """A line over steps, or a dot where it has a single point, through which no line is seen."""
+    axes.plot(curve.index, curve, marker="o" if curve.count() == 1 else "", markersize=DOT, **looks)
+
+
 def seed_curves(
     axes: Axes, curves: Sequence[pd.Series[float]], colour: str = INK, linestyle: LineStyleType = "-"
 ) -> None:
     """The first curve dark, the others light behind it."""
     for curve in curves[1:]:
-        axes.plot(curve.index, curve, color=lighter(colour), linewidth=0.7, linestyle=linestyle, zorder=2)
+        draw_curve(axes, curve, color=lighter(colour), linewidth=0.7, linestyle=linestyle, zorder=2)
     for curve in curves[:1]:
-        axes.plot(curve.index, curve, color=colour, linestyle=linestyle, zorder=3)
+        draw_curve(axes, curve, color=colour, linestyle=linestyle, zorder=3)
 
 
 def median_of_seeds(
