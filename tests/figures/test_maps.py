@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from looked_at import has_line, maps, metric_curve, panel, visible_texts, weights_in_table
 from made_tables import CHECKPOINTS, figure_data, shifted
+from matplotlib.collections import QuadMesh
 
 from circuit_phases.closed_form import paper_formula
 from circuit_phases.figures.drawing import draw
@@ -41,6 +42,21 @@ def first_full(data, run):
     table = data.tables["training"]
     rows = table[(table["run"] == run) & (table["split"] == "iid") & table["task"].isna() & (table["step"] > 0)]
     return rows.loc[rows["accuracy"] >= 0.99 * rows["accuracy"].max(), "step"].min()
+
+
+@pytest.mark.parametrize("name", ["fig02", "fig12", "hidden_scc", "maps", "sweep_maps"])
+def test_the_small_weights_of_phase_2_are_seen_in_a_map_and_the_bar_tells_the_scale(name):
+    figure = draw(name, figure_data({"p": "p"}, {"p": ("full",)}, p=TWO_HEADS))
+    meshes = [mesh for axes, _ in maps(figure) for mesh in axes.collections if isinstance(mesh, QuadMesh)]
+    for mesh in meshes:
+        nothing, small, whole = (np.array(mesh.cmap(mesh.norm(weight))[:3]) for weight in (0, 0.07, 1))
+        assert (nothing - small).max() > 0.2
+        assert (small - whole).max() > 0.5
+    (bar,) = [axes for axes in figure.axes if axes.get_label() == "<colorbar>"]
+    named = {
+        float(label.get_text()): place for place, label in zip(bar.get_yticks(), bar.get_yticklabels(), strict=True)
+    }
+    assert named == {weight: weight for weight in (0, 0.1, 0.25, 0.5, 1)}
 
 
 @pytest.mark.parametrize("name", ["maps", "sweep_maps"])

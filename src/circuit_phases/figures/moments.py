@@ -10,7 +10,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import FigureBase
 
 from circuit_phases.figure_data import FigureData, Series
-from circuit_phases.figures.panels import draw_attention, words_instead
+from circuit_phases.figures.panels import draw_attention, label_weights, words_instead
 from circuit_phases.figures.style import wrapped
 from circuit_phases.heads import head_roles
 from circuit_phases.readings import attention_map, layers_and_heads, moment_step
@@ -21,7 +21,7 @@ BESIDE = 4
 """Maps beside each other, unless one block holds more."""
 NAME_ROW = 0.14
 """Inches of each line of a title beyond the second."""
-BAR_HEIGHT, BAR_WIDTH = 1.3, 0.5
+BAR_HEIGHT, BAR_WIDTH = 1.3, 0.57
 """Inches of the bar of colours with its labels."""
 
 Place = tuple[int, int]
@@ -125,7 +125,7 @@ def draw_blocks(part: FigureBase, data: FigureData, rows: list[list[Block]]) -> 
     above = max(blocks_height(rows) - BAR_HEIGHT, 0.2) / 2
     bar = right.subfigures(3, 1, height_ratios=[above, BAR_HEIGHT, above], squeeze=False)[1, 0].subplots()
     bar.set_label("<colorbar>")
-    right.colorbar(mesh, cax=bar, ticks=[0, 0.5, 1], label="mean attention weight").outline.set_visible(False)
+    label_weights(right.colorbar(mesh, cax=bar), "mean attention weight")
 
 
 def _draw_block(part: FigureBase, data: FigureData, block: Block, title: str) -> QuadMesh:

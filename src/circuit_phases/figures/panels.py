@@ -15,6 +15,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Ticker
 from matplotlib.collections import PolyCollection, QuadMesh
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -338,12 +340,18 @@ def token_labels(S: int) -> list[str]:
     return [*pairs, "$x_q$"]
 
 
+WEIGHT_TICKS = (0, 0.1, 0.25, 0.5, 1)
+"""Attention weights named at a bar of colours."""
+
+
 def draw_attention(axes: Axes, weights: Float64[np.ndarray, "S S"]) -> QuadMesh:
-    """An attention map, first token at the upper left; a row is an attending token."""
+    """An attention map, first token at the upper left; a row is an attending token.
+
+    Colour goes by the square root of a weight: a query that attends to N labels gives each a small one.
+    """
     S = len(weights)
-    mesh = axes.pcolormesh(
-        np.ma.masked_invalid(weights), cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=3 / S
-    )
+    scale = PowerNorm(0.5, vmin=0, vmax=1)
+    mesh = axes.pcolormesh(np.ma.masked_invalid(weights), cmap="Blues", norm=scale, edgecolors="white", linewidth=3 / S)
     axes.set(aspect="equal", facecolor="#f1f1f1", ylim=(S, 0))
     stride = 2 * -(-S // LABELLED_TOKENS)
     shown = range(S) if S <= LABELLED_TOKENS else [*range(0, S - stride, stride), S - 1]
@@ -378,6 +386,13 @@ def attention_grid(
             if column == 0:
                 axes.set_ylabel(f"Layer {layer}" + f", head {head}" * several_heads + "\nattending token")
         grid[-1, column].set_xlabel("token attended to")
-    figure.colorbar(
-        mesh, ax=grid, shrink=0.6, aspect=22, pad=0.02, ticks=[0, 0.5, 1], label=f"mean attention weight, seed {seed}"
-    ).outline.set_visible(False)
+    bar = figure.colorbar(mesh, ax=grid, shrink=0.6, aspect=22, pad=0.02)
+    label_weights(bar, f"mean attention weight, seed {seed}")
+
+
+def label_weights(bar: Colorbar, label: str) -> None:
+    """The bar of colours of attention maps, with ticks that tell their scale."""
+    bar.set_ticks(WEIGHT_TICKS, labels=[f"{weight:g}" for weight in WEIGHT_TICKS])
+    bar.ax.minorticks_off()
+    bar.set_label(label)
+    bar.outline.set_visible(False)
