@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from circuit_phases.datasets import FILES, read_evaluation_set, read_world, write_dataset
+from circuit_phases.datasets import read_evaluation_set, read_world, write_dataset
 from circuit_phases.files import DamagedFile, UserError
+from circuit_phases.schemas import WORLD_TABLES
 from circuit_phases.sequences import Sequences, TrainingBatches
 from circuit_phases.settings import RunSettings
 from circuit_phases.splits import PARTNERS, evaluation_set
@@ -90,7 +91,7 @@ def test_a_world_read_back_gives_the_same_training_batches(tiny_world: TinyWorld
 def test_tasks_classes_and_labels_count_from_one_in_the_files(tiny_world: TinyWorld, tmp_path: Path) -> None:
     world = tiny_world()
     write_dataset(world, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{name}.parquet" for name in FILES)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{name}.parquet" for name in WORLD_TABLES)
 
     labels = pq.read_table(tmp_path / "label_tables.parquet").to_pylist()
     assert len(labels) == 2 * 8
@@ -131,7 +132,7 @@ def test_offsets_count_positions_from_zero_in_the_files(tiny_world: TinyWorld, t
 def test_equal_worlds_are_equal_files(tiny_world: TinyWorld, tmp_path: Path) -> None:
     for folder in ("one", "other"):
         write_dataset(tiny_world(seed=5), tmp_path / folder)
-    for name in FILES:
+    for name in WORLD_TABLES:
         one, other = (tmp_path / folder / f"{name}.parquet" for folder in ("one", "other"))
         assert one.read_bytes() == other.read_bytes()
 
@@ -141,7 +142,7 @@ def read_all(folder: Path, world: World) -> None:
     read_evaluation_set(folder, world.settings)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", WORLD_TABLES)
 def test_a_missing_or_damaged_file_of_a_dataset_is_the_one_named(
     name: str, tiny_world: TinyWorld, tmp_path: Path
 ) -> None:
@@ -156,7 +157,7 @@ def test_a_missing_or_damaged_file_of_a_dataset_is_the_one_named(
         read_all(tmp_path, world)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", WORLD_TABLES)
 @pytest.mark.parametrize(("left", "told"), [(0, "holds no rows"), (3, r"holds 3 of|other settings")])
 def test_a_whole_file_with_too_few_rows_is_named(
     name: str, left: int, told: str, tiny_world: TinyWorld, tmp_path: Path
