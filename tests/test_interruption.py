@@ -184,6 +184,7 @@ def test_a_compiled_run_that_is_stopped_ends_with_the_same_numbers(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_compiler")
+@pytest.mark.parametrize("stopped", [signal.SIGKILL], indirect=True, ids=["SIGKILL"])
 def test_a_compiled_run_that_goes_on_without_a_compiler_says_so(
     compiled: RunSettings, stopped: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

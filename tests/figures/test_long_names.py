@@ -23,10 +23,10 @@ VARIED = {
     "many": {"positions": ["fixed", "random"], "masks": MASKS, "output_projection": [True, False]},
 }
 SHOW_NAMES = (
-    "abilities", "curves", "fig01", "fig02", "fig03", "maps", "prerequisites", "pruning", "seeds", "sweep",
-    "sweep_loss", "sweep_maps", "task_map",
+    "abilities", "curves", "fig01", "fig03", "maps", "prerequisites", "pruning", "seeds", "sweep", "sweep_maps",
+    "task_map",
 )  # fmt: skip
-"""A drawing of each kind that names series: figures 3 and 12, for example, give each a part in the same way."""
+"""A drawing of each kind that names series: figures 2, 3 and 12, for example, give each a part in the same way."""
 
 
 @pytest.fixture(scope="module")
