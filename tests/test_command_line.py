@@ -89,11 +89,18 @@ def test_the_rule_of_the_paper_compares_accuracies_that_there_are(
     assert "Rule paper: dt = 120, a multiple of evaluation_interval = 30." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [["--seed", "-1"], ["--threads", "0"], ["--threads", "100000"], ["--seed", "one"]])
-def test_numbers_out_of_range_are_told(number: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--seed", "-1"], ["--seed", "one"], ["--threads", "0"], ["--threads", "100000"], ["--results", ""], ["--set"],
+    ],
+)  # fmt: skip
+def test_an_option_with_a_value_that_cannot_be_or_none_is_told(
+    option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        main(["train", *number])
-    assert f"argument {number[0]}" in capsys.readouterr().err
+        main(["train", *option])
+    assert f"argument {option[0]}" in capsys.readouterr().err
 
 
 def test_what_an_overlay_or_a_later_seed_asks_for_is_not_unused(
