@@ -14,6 +14,7 @@ if workflow.is_main_process:
 onstart:
     jobs = list(workflow.dag.needrun_jobs())
     made = {path for job in jobs for path in job.output}
+    again = [job for job in jobs if any(Path(path).exists() for path in job.output)]
     try:
         require_replaceable(
             Path(path)
@@ -21,7 +22,7 @@ onstart:
             for path in filter(None, (*job.output, *job.log, job.benchmark))
         )
         require_whole_worlds(
-            {Path(path) for job in jobs for path in job.input if path not in made}
+            {Path(path) for job in again for path in job.input if path not in made}
         )
     except UserError as error:
         raise WorkflowError(str(error)) from None
